@@ -1,0 +1,1 @@
+"""Pieces to examples to packed batches, and the readers of every file. May import errors, config and text."""

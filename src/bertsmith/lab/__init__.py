@@ -1,0 +1,1 @@
+"""What lies inside a model, and the paper as experiments. May import every room but interop, serve and cli."""

@@ -1,0 +1,1 @@
+"""What each task reads, predicts and scores. May import errors, config, text, data and model."""

@@ -1,0 +1,1 @@
+"""Batches and a model to trained weights; knows no task. May import errors and config."""
