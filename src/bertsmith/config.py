@@ -289,9 +289,9 @@ class PretrainConfig(Settings):
     budget: Annotated[str | None, Help("train for this long instead, as in 90s, 30m, 3h")] = None
     tokens_per_batch: Annotated[int, Ge(8), Help("most pieces in one optimizer step")] = 4096
     accumulate: Annotated[int, Ge(1), Help("parts in which a batch goes through the model")] = 1
-    long_sequence_length: Annotated[
-        int, Ge(8), Help("pieces in an example of the last phase")
-    ] = 512
+    long_sequence_length: Annotated[int, Ge(8), Help("pieces in an example of the last phase")] = (
+        512
+    )
     long_sequence_share: Annotated[
         float, Ge(0), Lt(1), Help("share of the steps in the last phase (0: none)")
     ] = 0.1
