@@ -74,7 +74,7 @@ def setting_names(settings: type[Settings]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _adapters(settings: type[Settings]) -> dict[str, Any]:
+def _adapters(settings: type[Any]) -> dict[str, Any]:
     from pydantic import TypeAdapter  # takes 0.1 s to load: not for --help
 
     hints = get_type_hints(settings, include_extras=True)
@@ -246,7 +246,8 @@ def bert_of_size(size: str, **changes: Any) -> BertConfig:
         heads = hidden // 64
     else:
         raise ConfigError(
-            f"there is no size {size!r}{nearest(size, SIZES)} (or spell it out, as in 'L6-H384-A12')"
+            f"there is no size {size!r}{nearest(size, SIZES)}; "
+            f"any other is spelt out, as in 'L6-H384-A12'"
         )
     shape: dict[str, Any] = {
         "num_hidden_layers": layers,
