@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bertsmith.config import OptimizerConfig
+from bertsmith.train.loop import Run
+from bertsmith.train.optimizer import adamw
+
 
 class Toy(nn.Module):
     """Classifies rows of four numbers into three classes, and regresses their sum."""
@@ -51,3 +55,13 @@ def cut(batch: Mapping[str, Tensor], *borders: int) -> list[dict[str, Tensor]]:
         {name: tensor[start:end] for name, tensor in batch.items()}
         for start, end in zip(edges[:-1], edges[1:], strict=True)
     ]
+
+
+def toy_run(model: Toy) -> Run:
+    """Returns a run of `model` whose optimizer has moved once, so that its state is not zero."""
+    run = Run(model, adamw(model, OptimizerConfig(learning_rate=0.1)))
+    sums = model(**toy_batch(5))
+    (sums["class_loss"] + sums["sum_loss"]).backward()
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return run
