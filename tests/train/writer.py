@@ -36,7 +36,8 @@ def write(folder: Path, kill_at: int) -> None:
         return wrapped
 
     run = toy_run(Toy())
-    os.fsync = lambda descriptor: None  # a kill loses no pages; waiting for the disk takes seconds
+    # A kill loses no pages, so that nothing need wait for the disk.
+    setattr(os, "fsync", lambda descriptor: None)  # noqa: B010
     for name in ("fsync", "replace", "mkdir", "unlink", "rmdir"):
         setattr(os, name, counted(getattr(os, name)))
     for step in (1, 2, 3):
@@ -46,7 +47,8 @@ def write(folder: Path, kill_at: int) -> None:
 
 
 def main(folder: Path) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # threads do not survive a fork
+    toy_run(Toy())  # the first step of an optimizer loads modules for seconds
     kill_at, status = 0, -1
     while status != 0:
         kill_at += 1
