@@ -63,7 +63,7 @@ class FolderInUseError(BertsmithError):
 
 
 class StorageError(BertsmithError):
-    """Writing failed: no space, no permission, or a failing disk. What stood before still stands."""
+    """Writing failed: no space, no permission, a failing disk. What stood before still stands."""
 
     exit_code = 74
 

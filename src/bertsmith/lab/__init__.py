@@ -1,1 +1,4 @@
-"""What lies inside a model, and the paper as experiments. May import every room but interop, serve and cli."""
+"""What lies inside a model.
+
+May import every room but `cli`.
+"""

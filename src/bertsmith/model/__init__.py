@@ -1,1 +1,4 @@
-"""Packed batches to hidden states, logits and losses. May import errors and config."""
+"""Packed batches to hidden states, logits and losses.
+
+May import `errors` and `config`.
+"""

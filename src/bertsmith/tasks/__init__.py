@@ -1,1 +1,4 @@
-"""What each task reads, predicts and scores. May import errors, config, text, data and model."""
+"""What each task reads, predicts and scores.
+
+May import `errors`, `config`, `text`, `data` and `model`.
+"""

@@ -1,1 +1,4 @@
-"""Text to pieces: normalising, splitting into words and sentences, WordPiece; no torch. May import errors and config."""
+"""Text to pieces: normalising, splitting into words and sentences, WordPiece; no torch.
+
+May import `errors` and `config`.
+"""

@@ -1,1 +1,4 @@
-"""Batches and a model to trained weights; knows no task. May import errors and config."""
+"""Batches and a model to trained weights; knows neither model nor task.
+
+May import `errors` and `config`.
+"""
