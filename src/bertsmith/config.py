@@ -36,8 +36,9 @@ class Settings:
     """What every stage's settings share: checked when made, read from and written to mappings."""
 
     def __post_init__(self) -> None:
-        for name, adapter in _adapters(type(self)).items():
-            _check(adapter, f"{type(self).__name__}.{name}", getattr(self, name))
+        stage: type = type(self)
+        for name, adapter in _adapters(stage).items():
+            _check(adapter, f"{stage.__name__}.{name}", getattr(self, name))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, where: str) -> Self:
@@ -74,7 +75,7 @@ def setting_names(settings: type[Settings]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _adapters(settings: type[Any]) -> dict[str, Any]:
+def _adapters(settings: type) -> dict[str, Any]:
     from pydantic import TypeAdapter  # takes 0.1 s to load: not for --help
 
     hints = get_type_hints(settings, include_extras=True)
@@ -237,7 +238,7 @@ def bert_of_size(size: str, **changes: Any) -> BertConfig:
     Raises:
         ConfigError: the size is neither a known name nor of that form.
     """
-    spelt = re.fullmatch(r"[Ll](\d{1,4})-[Hh](\d{1,6})(?:-[Aa](\d{1,4}))?", size)
+    spelt = re.fullmatch(r"[Ll]([0-9]{1,4})-[Hh]([0-9]{1,6})(?:-[Aa]([0-9]{1,4}))?", size)
     if spelt:
         layers, hidden = int(spelt[1]), int(spelt[2])
         heads = int(spelt[3]) if spelt[3] else max(1, hidden // 64)
@@ -356,7 +357,7 @@ def seconds_of(duration: str) -> float:
     Raises:
         ConfigError: it is not a positive number with one of those units.
     """
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", duration)
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", duration)
     seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
     if not seconds > 0:
         raise ConfigError(f"budget is {duration!r}; expected a duration such as 90s, 30m, 3h or 2d")

@@ -1,0 +1,199 @@
+"""The commands: flags become settings, settings go to one function, its result is printed.
+
+Results go to standard output, progress to standard error. Torch and the rooms that need it are
+imported by the commands themselves, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError
+
+from bertsmith import __version__
+from bertsmith.config import (
+    ColumnsConfig,
+    CorpusConfig,
+    ExamplesConfig,
+    FinetuneConfig,
+    Help,
+    OptimizerConfig,
+    PrepareConfig,
+    PretrainConfig,
+    VocabConfig,
+)
+from bertsmith.errors import BUG_EXIT_CODE, BertsmithError
+from bertsmith.flags import Given, Result, add_command
+from bertsmith.show import show
+
+Texts = Annotated[list[str], Help("raw text: files, folders, globs or URLs")]
+Out = Annotated[Path, Help("folder to write")]
+OutFile = Annotated[Path, Help("file to write")]
+Model = Annotated[Path, Help("model folder")]
+Labelled = Annotated[Path, Help("labelled file: CSV, TSV, JSONL or parquet, also .gz")]
+
+
+def vocab(given: Given, text: Texts, *, out: Out) -> Result:
+    """Learns a WordPiece vocabulary from raw text."""
+    from bertsmith.recipes.vocabulary import learn
+
+    return learn(text, out, given.stage(VocabConfig), given.stage(CorpusConfig))
+
+
+def prepare(
+    given: Given,
+    text: Texts,
+    *,
+    vocab: Annotated[Path, Help("folder of the vocabulary")],
+    out: Out,
+) -> Result:
+    """Tokenises raw text, once, into shards that pre-training reads."""
+    from bertsmith.folder import read_tokenizer
+    from bertsmith.recipes.prepare import prepare
+
+    return prepare(
+        text, read_tokenizer(vocab), out, given.stage(CorpusConfig), given.stage(PrepareConfig)
+    )
+
+
+def pretrain(
+    given: Given,
+    data: Annotated[list[str], Help("a folder that `prepare` wrote, or raw text")],
+    *,
+    out: Annotated[Path, Help("run folder to write")],
+    vocab: Annotated[Path | None, Help("folder of the vocabulary, for raw text")] = None,
+    resume: Annotated[bool, Help("go on from the newest checkpoint of the run folder")] = False,
+) -> Result:
+    """Trains an encoder on masked pieces and next sentences."""
+    from bertsmith.recipes.pretrain import pretrain
+
+    return pretrain(data, out, given, vocab=vocab, resume=resume)
+
+
+def evaluate(
+    given: Given,
+    model: Model,
+    data: Annotated[list[str], Help("raw text, or a labelled file for a fine-tuned model")],
+) -> Result:
+    """Measures a model: held-out losses of a pre-trained one, a fine-tuned one's scores."""
+    from bertsmith.recipes.evaluate import evaluate
+
+    return evaluate(model, data)
+
+
+def finetune(
+    given: Given,
+    task: Annotated[Literal["classify", "regress"], Help("what the model is to do")],
+    train: Labelled,
+    *,
+    model: Model,
+    out: Annotated[Path, Help("run folder to write")],
+    dev: Annotated[Path | None, Help("labelled file to choose the best epoch by")] = None,
+    random_weights: Annotated[bool, Help("start from random weights, for comparison")] = False,
+) -> Result:
+    """Fine-tunes an encoder on labelled rows and keeps the best epoch."""
+    from bertsmith.recipes.finetune import finetune
+
+    return finetune(task, train, model, out)
+
+
+def predict(
+    given: Given,
+    model: Model,
+    data: Annotated[Path, Help("file with the columns that the model was trained on")],
+    *,
+    out: OutFile,
+    like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
+) -> Result:
+    """Writes a fine-tuned model's predictions for every row of a file."""
+    from bertsmith.predict import load
+
+    return load(model).predict_file(data, out)
+
+
+def fill(
+    given: Given,
+    model: Model,
+    text: Annotated[str, Help("text with one [MASK] or more")],
+    *,
+    top: Annotated[int, Help("pieces shown for each mask")] = 5,
+) -> Result:
+    """Shows the likeliest pieces behind each [MASK]."""
+    from bertsmith.predict import load
+
+    return {"predictions": load(model).fill_mask(text, top=top)}
+
+
+def embed(
+    given: Given,
+    model: Model,
+    text: Annotated[Path, Help("text file, one text a line, or a table")],
+    *,
+    out: Annotated[Path, Help("file.npy to write")],
+    pooling: Annotated[Literal["mean", "cls"], Help("how pieces become one vector")] = "mean",
+    layers: Annotated[int, Help("layer that is read, counted from the last (-1)")] = -1,
+    normalize: Annotated[bool, Help("make every vector one unit long")] = False,
+) -> Result:
+    """Writes one vector for each text."""
+    from bertsmith.predict import load
+
+    return load(model).embed_file(text, out)
+
+
+def inspect(
+    given: Given,
+    model: Annotated[str, Help("model folder, or a size such as base or L6-H384")],
+) -> Result:
+    """Shows parameters, operations and memory of a model or a size."""
+    from bertsmith.lab.accounting import account
+
+    return account(model)
+
+
+def env(given: Given) -> Result:
+    """Shows what this machine and this installation can do."""
+    from bertsmith.lab.environment import describe
+
+    return describe()
+
+
+COMMANDS = (
+    (vocab, (VocabConfig, CorpusConfig, PrepareConfig)),
+    (prepare, (CorpusConfig, PrepareConfig)),
+    (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
+    (evaluate, (CorpusConfig, ColumnsConfig)),
+    (finetune, (FinetuneConfig, OptimizerConfig, ColumnsConfig)),
+    (predict, (ColumnsConfig,)),
+    (fill, ()),
+    (embed, (ColumnsConfig,)),
+    (inspect, ()),
+    (env, ()),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command that the arguments name; returns its exit status, as in `errors.py`."""
+    app = App(name="bertsmith", help="Makes BERTs, from raw text on.", version=__version__)
+    for command, stages in COMMANDS:
+        add_command(app, command, stages, show)
+    try:
+        app(arguments, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        return 2  # cyclopts has said what is wrong
+    except BertsmithError as error:
+        print(f"bertsmith: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of the result has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("bertsmith: stopped; nothing was written", file=sys.stderr)
+        return 130
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        print("bertsmith: this is a bug; please report what stands above", file=sys.stderr)
+        return BUG_EXIT_CODE
+    return 0

@@ -1,0 +1,44 @@
+"""How a command's result is printed: aligned lines for a person, one JSON object for a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """Prints `result` on standard output."""
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+        return
+    lines = list(_lines(result))
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}".rstrip())
+
+
+def _lines(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yields (dotted name, value) of every leaf of a result."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _lines(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
+        for number, part in enumerate(value, start=1):
+            yield from _lines(part, f"{name} {number}")
+    elif isinstance(value, list):
+        yield name, ", ".join(_readable(part) for part in value)
+    else:
+        yield name, _readable(value)
+
+
+def _readable(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
