@@ -19,9 +19,9 @@ from bertsmith.model.heads import BertForClassification
 from bertsmith.tasks.labelled import Example, Prediction
 from bertsmith.tasks.metrics import classification_scores
 
-WHOLE = re.compile(r"-?\d{1,18}")
-WHOLE_AS_DECIMAL = re.compile(r"(-?\d{1,18})\.0{1,18}")  # 1.0, as tables with gaps spell 1
-NUMBER = re.compile(r"-?\d{1,18}(?:\.\d{1,18})?")
+WHOLE = re.compile(r"-?[0-9]{1,18}")
+WHOLE_AS_DECIMAL = re.compile(r"(-?[0-9]{1,18})\.0{1,18}")  # 1.0, as tables with gaps spell 1
+NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
 
 # More labels than these, and more than one for every two rows, is a column of something else.
 MANY_LABELS = 20
