@@ -143,6 +143,10 @@ class CorpusConfig(Settings):
     language: Annotated[
         Literal["auto", "en", "zh"], Help("whose rules split sentences; auto looks at each text")
     ] = "auto"
+    text_layout: Annotated[
+        Literal["auto", "lines", "wrapped", "spaced"],
+        Help("plain text: a paragraph a line, lines broken at a width, or a blank after each line"),
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
