@@ -104,11 +104,12 @@ def test_a_batch_without_next_labels_is_refused_where_they_are_needed() -> None:
         BertForPreTraining(TINY)(**batch)
 
 
-@pytest.mark.parametrize("chunk", [1, 500, 1 << 24])
-def test_piece_loss_is_cross_entropy_for_any_chunk(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pieces", [1, 10, 50, 101, 500])
+def test_piece_loss_is_cross_entropy_for_any_block(
+    pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "_CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(heads, "_BLOCK_LOGITS", 1)
+    monkeypatch.setattr(heads, "_FEWEST_PIECES", pieces)
     rng = torch.Generator().manual_seed(0)
     states, weight, bias = (
         torch.randn(shape, generator=rng, dtype=torch.float64)

@@ -218,8 +218,9 @@ def _pack(context: Tensor, group: Group) -> Tensor:
 class _DroppedAttention(torch.autograd.Function):
     """Attention with dropout on its weights, and the gradient of it, group by group.
 
-    torch's own kernels for the CPU have no dropout. Weights are kept from forward to backward
-    twice, before and after dropout, but neither scores nor masks are.
+    torch's own kernels for the CPU have no dropout. With W the weights, D what dropout makes of
+    them and dD the gradient of D, the gradient of the scores is D * dD - W * sum(D * dD): W and D
+    are kept from forward to backward, scores and masks are not.
     """
 
     @staticmethod
@@ -227,20 +228,22 @@ class _DroppedAttention(torch.autograd.Function):
         ctx: Any, qkv: Tensor, layout: Layout, num_heads: int, dropout: float, noise: Noise
     ) -> Tensor:
         hidden_size = qkv.shape[1] // 3
-        scale = (hidden_size // num_heads) ** -0.5
         context = qkv.new_empty(qkv.shape[0], hidden_size)  # [T, H]
         kept = []
         for group in layout.groups:
             parts = _split(qkv, group, num_heads).permute(2, 0, 3, 1, 4)  # [3, B, N, L, D]
             parts = parts.flatten(1, 2).contiguous()  # [3, B * N, L, D]
-            weights = _weights(parts, group, scale, num_heads)  # [B * N, L, L]
-            keep = noise.keep(weights.shape, dropout, weights)  # [B * N, L, L]
-            read = torch.bmm(weights * keep, parts[2])  # [B * N, L, D]
-            read = read.unflatten(0, (-1, num_heads))  # [B, N, L, D]
+            query, key, value = parts
+            scores = _product(query, key.mT, query.shape[-1] ** -0.5)  # [B * N, L, L]
+            if group.bias is not None:
+                scores.unflatten(0, (-1, num_heads)).add_(group.bias)
+            weights = torch.softmax(scores, -1)  # [B * N, L, L]
+            dropped = noise.keep(weights.shape, dropout, weights).mul_(weights)  # [B * N, L, L]
+            read = torch.bmm(dropped, value).unflatten(0, (-1, num_heads))  # [B, N, L, D]
             context[group.first : group.last] = _pack(read, group)
-            kept += [parts, weights, keep]
+            kept += [parts, weights, dropped]
         ctx.save_for_backward(*kept)
-        ctx.layout, ctx.num_heads, ctx.scale = layout, num_heads, scale
+        ctx.layout, ctx.num_heads = layout, num_heads
         return context
 
     @staticmethod
@@ -249,21 +252,22 @@ class _DroppedAttention(torch.autograd.Function):
         kept = ctx.saved_tensors
         result = gradient.new_empty(gradient.shape[0], 3 * gradient.shape[1])  # [T, 3 * H]
         for number, group in enumerate(ctx.layout.groups):
-            parts, weights, keep = kept[3 * number : 3 * number + 3]
+            parts, weights, dropped = kept[3 * number : 3 * number + 3]
             rows = gradient[group.first : group.last]  # [P, H]
             if group.packed is not None:
                 padded = rows.new_zeros(group.sequences * group.longest, rows.shape[1])
                 rows = padded.index_copy_(0, group.packed, rows)  # [B * L, H]
             read = rows.view(group.sequences, group.longest, ctx.num_heads, -1)  # [B, L, N, D]
             read = read.transpose(1, 2).flatten(0, 1)  # [B * N, L, D]
-            parts_gradient = torch.empty_like(parts)  # [3, B * N, L, D]
             query, key, value = parts
-            torch.bmm((weights * keep).transpose(1, 2), read, out=parts_gradient[2])
-            scores = torch.bmm(read, value.transpose(1, 2)).mul_(keep)  # [B * N, L, L]
-            scores = torch._softmax_backward_data(scores, weights, -1, weights.dtype)
-            torch.bmm(scores, key, out=parts_gradient[0]).mul_(ctx.scale)
-            torch.bmm(scores.transpose(1, 2), query, out=parts_gradient[1]).mul_(ctx.scale)
-            heads = parts_gradient.unflatten(1, (-1, ctx.num_heads))  # [3, B, N, L, D]
+            scale = query.shape[-1] ** -0.5
+            found = torch.empty_like(parts)  # [3, B * N, L, D]
+            torch.bmm(dropped.mT, read, out=found[2])
+            scores = torch.bmm(read, value.mT).mul_(dropped)  # [B * N, L, L]
+            scores.addcmul_(weights, scores.sum(-1, keepdim=True), value=-1)
+            _product(scores, key, scale, out=found[0])
+            _product(scores.mT, query, scale, out=found[1])
+            heads = found.unflatten(1, (-1, ctx.num_heads))  # [3, B, N, L, D]
             rows = heads.permute(1, 3, 0, 2, 4).flatten(0, 1).flatten(1)  # [B * L, 3 * H]
             if group.packed is not None:
                 rows = rows.index_select(0, group.packed)  # [P, 3 * H]
@@ -271,10 +275,8 @@ class _DroppedAttention(torch.autograd.Function):
         return result, None, None, None, None
 
 
-def _weights(parts: Tensor, group: Group, scale: float, num_heads: int) -> Tensor:
-    """Returns how much each token reads from each, before dropout. [B * N, L, L]"""
-    query, key, _ = parts  # each [B * N, L, D]
-    scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)  # [B * N, L, L]
-    if group.bias is not None:
-        scores.unflatten(0, (-1, num_heads)).add_(group.bias)
-    return torch.softmax(scores, -1)  # [B * N, L, L]
+def _product(left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """Returns `scale` times the products of two batches of matrices, in one pass over memory."""
+    if out is None:
+        out = left.new_empty(*left.shape[:2], right.shape[2])
+    return torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
