@@ -6,7 +6,7 @@ its own, and they take turns (A B A B ...). First both run without dropout, to s
 equal. The matrix-product peak is measured between turns; shares of it count only what real tokens
 need.
 
-    python benchmarks/pretraining.py [--corpus PREPARED] [--rounds 7] [--sequences 32]
+    python benchmarks/pretraining.py [--corpus PREPARED] [--rounds 7] [--threads 2]
 """
 
 from __future__ import annotations
@@ -152,10 +152,14 @@ def our_side(config: BertConfig, batches: list[Batch]) -> tuple[Any, list[Batch]
 
 
 def serve(
-    side: Callable[..., Any], config: BertConfig, batches: list[Batch], pipe: Connection
+    side: Callable[..., Any],
+    config: BertConfig,
+    batches: list[Batch],
+    threads: int,
+    pipe: Connection,
 ) -> None:
     """Trains for as many steps as each message asks, and answers with losses and seconds."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     model, inputs, loss_of = side(config, batches)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     step = 0
@@ -179,7 +183,7 @@ class Side:
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self.process = context.Process(
-            target=serve, args=(side, config, batches, theirs), daemon=True
+            target=serve, args=(side, config, batches, torch.get_num_threads(), theirs), daemon=True
         )
         self.process.start()
 
@@ -271,8 +275,9 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=32, help="in a step")
     parser.add_argument("--corpus", type=Path, help="folder that `bertsmith prepare` wrote")
     parser.add_argument("--cases", type=int, nargs="*", default=range(3), help="numbers from 0")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     results = []
     for number in options.cases:
         result = measure(CASES[number], options.rounds, options.sequences, options.corpus)

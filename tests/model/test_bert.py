@@ -19,7 +19,7 @@ from tests.model.published import (
 )
 
 from bertsmith.config import BertConfig
-from bertsmith.errors import DataError
+from bertsmith.errors import ConfigError, DataError
 from bertsmith.model.bert import Bert
 
 
@@ -118,6 +118,12 @@ def test_an_id_that_the_model_does_not_know_is_named(name: str, value: int, mess
     batch[name][3] = value
     with pytest.raises(DataError, match=message):
         Bert(TINY)(**batch)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_memory_is_taken() -> None:
+    huge = BertConfig(vocab_size=10**7, hidden_size=65536, num_attention_heads=1)
+    with pytest.raises(ConfigError, match=r"take 3,466 GB; this machine has"):
+        Bert(huge)
 
 
 @pytest.mark.parametrize("starts", [[0], [0, 4, 4, 9]])

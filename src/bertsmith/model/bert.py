@@ -13,6 +13,7 @@ from bertsmith.config import BertConfig
 from bertsmith.errors import DataError
 from bertsmith.model.attention import Layout, SelfAttention
 from bertsmith.model.dropout import Noise, drop, drop_and_add
+from bertsmith.model.memory import refuse_what_does_not_fit
 
 
 class Embeddings(nn.Module):
@@ -75,7 +76,14 @@ class Bert(nn.Module):
     """
 
     def __init__(self, config: BertConfig, with_pooler: bool = True) -> None:
+        """Draws new weights from torch's default generator.
+
+        Raises:
+            ConfigError: they do not fit into this machine's memory.
+        """
         super().__init__()
+        if torch.get_default_device().type == "cpu":
+            refuse_what_does_not_fit(config)
         self.config = config
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))

@@ -1,4 +1,4 @@
-"""Freed memory kept for the next step, instead of given back to the system and asked for anew.
+"""The memory of this machine: whether a model fits, and how a process keeps what it frees.
 
 Every step takes and frees the same hundreds of megabytes. By default glibc gives large pieces back
 at once, and the kernel clears each of their pages anew when the next step asks: 50,000 page faults
@@ -8,9 +8,33 @@ in a step of 4,096 tokens at L=4, H=256, which is 7% of its processor time, on o
 from __future__ import annotations
 
 import ctypes
+import os
+
+from bertsmith.config import BertConfig
+from bertsmith.errors import ConfigError
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+
+
+def refuse_what_does_not_fit(config: BertConfig) -> None:
+    """Checks, before any is taken, that the weights of an encoder fit into this machine's memory.
+
+    Raises:
+        ConfigError: they do not; the message gives both numbers.
+    """
+    hidden, inner = config.hidden_size, config.intermediate_size
+    block = 4 * hidden**2 + 2 * hidden * inner
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    needed = 4 * (rows * hidden + config.num_hidden_layers * block)  # fp32; biases are few
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            f"the weights alone of an encoder of vocab_size {config.vocab_size}, hidden_size "
+            f"{hidden}, intermediate_size {inner} and num_hidden_layers "
+            f"{config.num_hidden_layers} take {needed / 1e9:,.0f} GB; this machine has "
+            f"{there / 1e9:,.0f} GB: choose a smaller size"
+        )
 
 
 def keep_freed_memory() -> bool:
