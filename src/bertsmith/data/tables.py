@@ -1,0 +1,385 @@
+"""Reads labelled files, strictly: CSV, TSV, JSON lines, parquet and plain lines, also gzipped.
+
+A value that is text stays the text that the file holds: `NA`, `null` and `nan` are words. Rows end
+at a line feed (or CR LF) and nowhere else, so U+2028, U+0085 and U+001C may stand inside a text.
+CSV follows RFC 4180; in TSV a quote is a plain character, as in the GLUE files.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import math
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NoReturn
+
+from bertsmith.config import ColumnsConfig
+from bertsmith.errors import ConfigError, DataError, MissingInputError
+
+Format = Literal["csv", "tsv", "jsonl", "parquet", "lines"]
+
+SUFFIXES: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a labelled file and the place where it begins."""
+
+    path: Path
+    number: int  # the line on which the row begins; in parquet the row itself; from 1
+    cells: dict[str, Any]  # str from CSV and TSV; what JSON or parquet holds from those
+
+    @property
+    def where(self) -> str:
+        """Returns the place of the row, as `file:line`."""
+        return f"{self.path}:{self.number}"
+
+    def text(self, column: str) -> str:
+        """Returns the text in `column`.
+
+        Raises:
+            DataError: the row has no such cell, or it holds something else than text.
+        """
+        cell = self._cell(column)
+        if not isinstance(cell, str):
+            raise DataError(f"{self.where}: {column!r} holds {_shown(cell)}; expected text")
+        if "\0" in cell:
+            raise DataError(
+                f"{self.where}: {column!r} holds a NUL character; expected text: "
+                f"remove it, or name the encoding with --file-encoding if it is UTF-16"
+            )
+        try:
+            cell.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{self.where}: {column!r} holds half a surrogate pair at character "
+                f"{error.start}; expected whole characters"
+            ) from None
+        return cell
+
+    def value(self, column: str) -> str:
+        """Returns a label or an id as text; a number or a truth value is spelt as JSON spells it.
+
+        Raises:
+            DataError: the row has no such cell, or it holds nothing, a list or a table.
+        """
+        cell = self._cell(column)
+        if isinstance(cell, float) and not math.isfinite(cell):
+            raise DataError(f"{self.where}: {column!r} holds {cell}; expected a value")
+        if isinstance(cell, bool | int | float):
+            return json.dumps(cell)
+        return self.text(column)
+
+    def _cell(self, column: str) -> Any:
+        if column not in self.cells:
+            raise DataError(f"{self.where}: has no {column!r}; found {', '.join(self.cells)}")
+        return self.cells[column]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A labelled file whose column names are known; its rows are read as they are asked for."""
+
+    path: Path
+    format: Format
+    columns: tuple[str, ...]
+    has_header: bool
+    encoding: str
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        """Yields the rows in file order; of a parquet file only `columns` are read, if given.
+
+        Raises:
+            DataError: a row is not as the format demands; the message names file and line.
+        """
+        if self.format == "parquet":
+            return _parquet_rows(self.path, columns)
+        if self.format == "jsonl":
+            return _json_rows(self.path, self.encoding)
+        return self._delimited_rows()
+
+    def _delimited_rows(self) -> Iterator[Row]:
+        expected = len(self.columns)
+        blank: int | None = None  # a blank line is an error unless only blank lines follow it
+        records = _records(self.path, self.format, self.encoding)
+        if self.has_header:
+            next(records, None)
+        for number, cells in records:
+            if not cells:
+                blank = blank or number
+                continue
+            if blank or len(cells) != expected:
+                self._refuse_row(blank or number, [] if blank else cells)
+            yield Row(self.path, number, dict(zip(self.columns, cells, strict=True)))
+
+    def _refuse_row(self, number: int, cells: list[str]) -> NoReturn:
+        found = f"{len(cells)} columns" if cells else "a blank line"
+        mend = "" if self.format != "csv" else "; quote a text that holds a comma"
+        raise DataError(
+            f"{self.path}:{number}: found {found}, expected {len(self.columns)} "
+            f"({', '.join(self.columns)}){mend}"
+        )
+
+
+def open_table(path: Path, config: ColumnsConfig) -> Table:
+    """Returns the table in `path` with its column names; the file's suffix tells its format.
+
+    Raises:
+        MissingInputError: there is no such file.
+        DataError: it is empty, of an unknown format, or its header is not one.
+    """
+    if not path.is_file():
+        raise MissingInputError(f"{path}: there is no such file; expected a table of rows")
+    encoding = _known_encoding(config.file_encoding)
+    kind = _format_of(path, config, encoding)
+    if kind in ("parquet", "jsonl") and (config.no_header or config.delimiter):
+        raise ConfigError(f"{path}: no_header and delimiter are for CSV and TSV, not for {kind}")
+    if kind == "parquet":
+        columns: Sequence[str] = _parquet_file(path).schema_arrow.names
+    elif kind == "jsonl":
+        first_row = next(_json_rows(path, encoding), None)
+        columns = list(first_row.cells) if first_row else []
+    else:
+        _, columns = next(_records(path, kind, encoding), (1, []))
+        if kind == "lines":
+            columns = ["text"] if columns else []
+        elif config.no_header:
+            columns = [str(place) for place in range(len(columns))]
+    if not columns:
+        raise DataError(f"{path}: is empty; expected rows of text")
+    twice = sorted({name for name in columns if list(columns).count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path}:1: the column name {twice[0]!r} stands twice; "
+            f"rename one, or add --no-header if the first row is data"
+        )
+    strange = next((name for name in columns if "\0" in name or "\r" in name), None)
+    if strange is not None:
+        raise DataError(
+            f"{path}:1: the column name {strange[:40]!r} holds a NUL or a carriage return; "
+            f"expected lines that end in LF or CR LF: is it UTF-16? then add --file-encoding utf-16"
+        )
+    has_header = kind in ("csv", "tsv") and not config.no_header
+    return Table(path, kind, tuple(columns), has_header, encoding)
+
+
+def _format_of(path: Path, config: ColumnsConfig, encoding: str) -> Format:
+    if config.delimiter:
+        return "csv" if config.delimiter == "comma" else "tsv"
+    name = path.name.lower().removesuffix(".gz")
+    suffix = Path(name).suffix
+    if suffix not in SUFFIXES:
+        raise DataError(
+            f"{path}: the suffix {suffix!r} names no known format; "
+            f"expected one of {' '.join(SUFFIXES)} (or with .gz), or give --delimiter"
+        )
+    if suffix == ".txt" and "\t" not in next(_lines(path, encoding), ""):
+        return "lines"
+    return SUFFIXES[suffix]
+
+
+def _known_encoding(encoding: str) -> str:
+    try:
+        "".encode(encoding)  # refuses what is a codec but no encoding of text, as rot13
+        return codecs.lookup(encoding).name
+    except LookupError:
+        raise ConfigError(
+            f"file_encoding is {encoding!r}, which Python does not know; "
+            f"expected a name such as utf-8, utf-16, cp1252 or gb18030"
+        ) from None
+
+
+# ------------------------------------------------------------------------------ text formats
+
+
+def _records(path: Path, kind: Format, encoding: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields each record with the line on which it begins; a blank line is a record of no cells."""
+    lines = _lines(path, encoding)
+    if kind == "csv":
+        yield from _csv_records(path, lines)
+        return
+    blanks = 0
+    for number, line in enumerate(lines, start=1):
+        line = line.removesuffix("\n").removesuffix("\r")
+        if kind == "tsv":
+            yield number, line.split("\t") if line else []
+        elif not line:
+            blanks += 1
+        else:  # blank lines are texts too, but not at the end of the file
+            yield from ((number - back, [""]) for back in range(blanks, 0, -1))
+            blanks = 0
+            yield number, [line]
+
+
+def _csv_records(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(sys.maxsize)  # the default refuses a text of more than 131,072 characters
+    reader = csv.reader(lines, strict=True)
+    start = 1
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{path}:{start}: {_csv_fault(str(error))}") from None
+        yield start, cells
+        start = reader.line_num + 1
+
+
+def _csv_fault(message: str) -> str:
+    if "unexpected end of data" in message:
+        return (
+            "a quote opens a field here that nothing closes before the file ends; "
+            'write a quote that is part of a text twice, as in "a ""word"" here"'
+        )
+    if "expected after" in message:
+        return (
+            "a quoted field that begins in this row is followed by more text; expected a comma or "
+            'the end of the row: write a quote that is part of a text twice, as in "a ""word"""'
+        )
+    return (
+        "a carriage return stands alone outside quotes; expected lines that end in LF or CR LF"
+        if "new-line" in message
+        else message
+    )
+
+
+def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
+    blank: int | None = None
+    for number, line in enumerate(_lines(path, encoding), start=1):
+        if not line.strip():
+            blank = blank or number
+            continue
+        if blank:
+            raise DataError(f"{path}:{blank}: is blank; expected one JSON object a line")
+        yield Row(path, number, _json_object(f"{path}:{number}", line))
+
+
+def _json_object(where: str, line: str) -> dict[str, Any]:
+    def refuse_constant(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        known = dict(pairs)
+        if len(known) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the key {twice!r} stands twice")
+        return known
+
+    try:
+        found = json.loads(line, parse_constant=refuse_constant, object_pairs_hook=refuse_twice)
+    except (ValueError, RecursionError) as error:
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"{where}: {reason}; expected one JSON object a line") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{where}: holds {_shown(found)}; expected one JSON object a line")
+    return found
+
+
+def _lines(path: Path, encoding: str) -> Iterator[str]:
+    """Yields the lines with their line feeds, without a byte order mark.
+
+    Raises:
+        DataError: the bytes are not `encoding`; the message names the offset of the first fault.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+    before = 0  # bytes handed to the decoder and used up by it
+    rest = ""
+    with _opened(path) as stream:
+        while True:
+            chunk = stream.read(CHUNK_BYTES)
+            pending = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                offset = before - pending + error.start
+                _refuse_bytes(path, encoding, offset, error, before == 0)
+            if before == 0:
+                text = text.removeprefix("\ufeff")
+            before += len(chunk)
+            *lines, rest = (rest + text).split("\n")
+            for line in lines:
+                yield line + "\n"
+            if not chunk:
+                break
+    if rest:
+        yield rest
+
+
+def _refuse_bytes(
+    path: Path, encoding: str, offset: int, error: UnicodeDecodeError, first_chunk: bool
+) -> NoReturn:
+    found = bytes(error.object[error.start : error.start + 1]).hex()
+    if first_chunk and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        mend = "it begins as UTF-16 does: add --file-encoding utf-16"
+    else:
+        mend = "name the right encoding, as in --file-encoding cp1252, or convert the file"
+    raise DataError(
+        f"{path}: byte 0x{found} at offset {offset} is not {encoding} ({error.reason}); {mend}"
+    ) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    opener: Callable[[Path], Any] = gzip.open if path.suffix.lower() == ".gz" else _open_plain
+    try:
+        with opener(path) as stream:
+            yield stream
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: is not a whole gzip file ({error}); fetch it again") from None
+    except OSError as error:
+        raise MissingInputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+# ------------------------------------------------------------------------------------ parquet
+
+
+def _parquet_file(path: Path) -> Any:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return parquet.ParquetFile(path)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: is not a parquet file ({error})") from None
+
+
+def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    from pyarrow import ArrowException
+
+    number = 0
+    source = _parquet_file(path)
+    try:
+        for batch in source.iter_batches(columns=list(columns) if columns else None):
+            for cells in batch.to_pylist():
+                number += 1
+                yield Row(path, number, cells)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read after row {number} ({error})") from None
+
+
+def _shown(cell: object) -> str:
+    if cell is None:
+        return "nothing"
+    return f"{type(cell).__name__} {str(cell)[:40]!r}"

@@ -1,0 +1,167 @@
+"""The paper's encoder, on packed batches.
+
+Shapes:  T tokens   S sequences   H hidden size   V vocabulary
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bertsmith.config import BertConfig
+from bertsmith.errors import DataError
+from bertsmith.model.attention import Layout, SelfAttention
+from bertsmith.model.dropout import Noise, drop, drop_and_add
+
+
+class Embeddings(nn.Module):
+    """The sum of a piece's, its position's and its segment's vector, normalised.
+
+    Source: Devlin et al. 2019, section 3, figure 2.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dropout = config.hidden_dropout_prob
+        self.pieces = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.segments = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, noise: Noise | None
+    ) -> Tensor:
+        """Returns the states that the first block reads. [T, H]"""
+        hidden = self.pieces(piece_ids)  # [T, H]
+        hidden = hidden + self.positions(position_ids) + self.segments(segment_ids)  # [T, H]
+        return drop(self.norm(hidden), self.dropout, noise)  # [T, H]
+
+
+class Block(nn.Module):
+    """One Transformer block: attention, then a feed-forward network, each added and normalised.
+
+    Source: Vaswani et al. 2017, section 3.1 (the norm comes after the sum); GELU as in Devlin et
+    al. 2019, appendix A.2.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dropout = config.hidden_dropout_prob
+        self.activation = config.hidden_act
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: Tensor, layout: Layout, noise: Noise | None) -> Tensor:
+        """Returns the states above, in the layout's order like the states below. [T, H]"""
+        read = self.attention(hidden, layout, noise)  # [T, H]
+        hidden = self.attention_norm(drop_and_add(read, self.dropout, noise, hidden))  # [T, H]
+        inner = activate(self.intermediate(hidden), self.activation)  # [T, 4 * H]
+        return self.output_norm(  # [T, H]
+            drop_and_add(self.output(inner), self.dropout, noise, hidden)
+        )
+
+
+class Bert(nn.Module):
+    """The encoder: embeddings, blocks, and the pooler over each sequence's first token.
+
+    In training mode every forward pass draws its dropout masks anew, from a number that it takes
+    from torch's default generator.
+
+    Source: Devlin et al. 2019, section 3; it agrees with `transformers.BertModel`.
+    """
+
+    def __init__(self, config: BertConfig, with_pooler: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if with_pooler else None
+        initialize(self, config.initializer_range)
+
+    def forward(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns the states of the last block.
+
+        Args:
+            piece_ids: int64 [T]
+            segment_ids: int64 [T]
+            position_ids: place of each token in its own sequence. int64 [T]
+            sequence_starts: sequence s is tokens [starts[s], starts[s + 1]). int32 [S + 1]
+
+        Returns:
+            [T, H]
+
+        Raises:
+            DataError: a piece, segment or position is not one that the model knows.
+        """
+        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        for block in self.blocks:
+            hidden = block(hidden, layout, noise)  # [T, H]
+        return layout.restore(hidden)  # [T, H]
+
+    def layers(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> list[Tensor]:
+        """Returns the embeddings and the states of every block, each [T, H]; see `forward`."""
+        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        states = [hidden]
+        for block in self.blocks:
+            states.append(block(states[-1], layout, noise))  # [T, H]
+        return [layout.restore(hidden) for hidden in states]
+
+    def pool(self, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
+        """Returns one vector for each sequence, made from the state of its first token. [S, H]"""
+        assert self.pooler is not None, "this encoder was made without a pooler"
+        firsts = sequence_starts[:-1].to(device=hidden.device, dtype=torch.int64)  # [S]
+        return torch.tanh(self.pooler(hidden.index_select(0, firsts)))  # [S, H]
+
+    def _embed(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> tuple[Tensor, Layout, Noise | None]:
+        if piece_ids.device.type == "cpu":  # elsewhere the check would wait for the device
+            _check_known("piece id", piece_ids, self.config.vocab_size, "vocab_size")
+            _check_known("segment", segment_ids, self.config.type_vocab_size, "type_vocab_size")
+            longest = self.config.max_position_embeddings
+            _check_known("position", position_ids, longest, "max_position_embeddings")
+        layout = Layout.of(sequence_starts, piece_ids.device)
+        noise = Noise.draw() if self.training else None
+        parts = (layout.arrange(ids) for ids in (piece_ids, segment_ids, position_ids))
+        return self.embeddings(*parts, noise), layout, noise
+
+
+def activate(states: Tensor, name: str) -> Tensor:
+    """Returns `states` after the activation function that `hidden_act` names.
+
+    `gelu` is the exact one, by the error function; `gelu_new` approximates it by a tanh.
+    """
+    if name == "relu":
+        return torch.relu(states)
+    return F.gelu(states, approximate="tanh" if name == "gelu_new" else "none")
+
+
+def initialize(module: nn.Module, deviation: float) -> None:
+    """Sets biases to 0, norms to 1 and other weights to a normal cut at two deviations.
+
+    Source: `modeling.create_initializer` of the published code, a truncated normal; numbers come
+    from torch's default generator.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(part.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
+
+
+def _check_known(what: str, ids: Tensor, known: int, setting: str) -> None:
+    lowest, highest = ids.aminmax()
+    if lowest < 0 or highest >= known:
+        wrong = int(highest) if highest >= known else int(lowest)
+        raise DataError(
+            f"the batch holds {what} {wrong}; this model knows 0 to {known - 1} ({setting} is "
+            f"{known}): use the model's own vocabulary and cut texts to its length"
+        )

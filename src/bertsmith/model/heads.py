@@ -1,0 +1,273 @@
+"""What stands on the encoder: masked pieces, next sentence, classes, regression.
+
+A trainable model's `forward` takes the tensors of one packed batch and returns sums by name;
+`counts` says how many things each was summed over. Names that end in `loss` are minimised.
+
+Shapes:  T tokens   S sequences   M masked tokens   H hidden size   V vocabulary   C classes
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from bertsmith.config import BertConfig
+from bertsmith.errors import DataError
+from bertsmith.model.bert import Bert, activate, initialize
+from bertsmith.model.dropout import Noise, drop
+
+_CHUNK_LOGITS = 1 << 24  # logits that are held at a time: 64 MiB
+
+
+class MaskedPieceHead(nn.Module):
+    """Predicts the pieces at chosen places; its output weight is that of the piece embeddings.
+
+    Source: Devlin et al. 2019, section 3.1, and `get_masked_lm_output` of the published code.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.activation = config.hidden_act
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        initialize(self, config.initializer_range)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Returns the states that are compared with every piece's vector. [M, H] -> [M, H]"""
+        return self.norm(activate(self.dense(hidden), self.activation))  # [M, H]
+
+
+class BertForPreTraining(nn.Module):
+    """The encoder with the heads it is pre-trained with; without `next_sentence`, with MLM alone.
+
+    Source: Devlin et al. 2019, section 3.1; it agrees with `transformers.BertForPreTraining`
+    (without `next_sentence`: `transformers.BertForMaskedLM`).
+    """
+
+    def __init__(self, config: BertConfig, next_sentence: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Bert(config, with_pooler=next_sentence)
+        self.masked = MaskedPieceHead(config)
+        self.next = nn.Linear(config.hidden_size, 2) if next_sentence else None
+        if self.next is not None:
+            initialize(self.next, config.initializer_range)
+
+    def forward(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        masked_positions: Tensor,
+        masked_labels: Tensor,
+        next_labels: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Returns sums of `mlm_loss` and `mlm_accuracy`, and of `nsp_...` where there is that head.
+
+        Args:
+            piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
+            masked_positions: tokens to predict, counted over the whole batch. int64 [M]
+            masked_labels: the pieces that stood there. int64 [M]
+            next_labels: 0 where the second half is the true next one, 1 where not. int64 [S]
+        """
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        states = self.masked(hidden.index_select(0, masked_positions))  # [M, H]
+        loss, correct = piece_loss(
+            states, self.encoder.embeddings.pieces.weight, self.masked.bias, masked_labels
+        )
+        sums = {"mlm_loss": loss, "mlm_accuracy": correct}
+        if self.next is not None:
+            if next_labels is None:
+                raise DataError(
+                    "the model has a next-sentence head but the batch has no next_labels"
+                )
+            logits = self.next(self.encoder.pool(hidden, sequence_starts))  # [S, 2]
+            sums["nsp_loss"], sums["nsp_accuracy"] = class_loss(logits, next_labels)
+        return sums
+
+    def counts(
+        self, *, sequence_starts: Tensor, masked_positions: Tensor, **_: Tensor
+    ) -> dict[str, int]:
+        """Returns how many things each sum of `forward` is over."""
+        masked, sequences = len(masked_positions), len(sequence_starts) - 1
+        counts = {"mlm_loss": masked, "mlm_accuracy": masked}
+        if self.next is not None:
+            counts |= {"nsp_loss": sequences, "nsp_accuracy": sequences}
+        return counts
+
+    def logits(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        positions: Tensor,
+    ) -> Tensor:
+        """Returns a score for each piece at each of `positions`, int64 [M], of the batch. [M, V]"""
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        states = self.masked(hidden.index_select(0, positions))  # [M, H]
+        return F.linear(states, self.encoder.embeddings.pieces.weight, self.masked.bias)  # [M, V]
+
+    def next_logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns the scores of 'true next sentence' and 'not'. [S, 2]"""
+        assert self.next is not None, "this model was made without a next-sentence head"
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        return self.next(self.encoder.pool(hidden, sequence_starts))  # [S, 2]
+
+
+class BertForClassification(nn.Module):
+    """The encoder with one score per class for each sequence.
+
+    Source: Devlin et al. 2019, section 4.1; it agrees with
+    `transformers.BertForSequenceClassification`.
+    """
+
+    def __init__(self, config: BertConfig, num_labels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_labels = num_labels
+        self.encoder = Bert(config)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """Returns the sums of `loss` and `accuracy` over sequences; labels are int64 [S]."""
+        logits = self.logits(piece_ids, segment_ids, position_ids, sequence_starts)  # [S, C]
+        loss, correct = class_loss(logits, labels)
+        return {"loss": loss, "accuracy": correct}
+
+    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, int]:
+        """Returns how many things each sum of `forward` is over."""
+        return {"loss": len(labels), "accuracy": len(labels)}
+
+    def logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns a score for each class of each sequence. [S, C]"""
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        pooled = self.encoder.pool(hidden, sequence_starts)  # [S, H]
+        noise = Noise.draw() if self.training else None
+        return self.classifier(drop(pooled, self.config.hidden_dropout_prob, noise))  # [S, C]
+
+
+class BertForRegression(nn.Module):
+    """The encoder with one number for each sequence.
+
+    Source: Devlin et al. 2019, section 4.1 (STS-B); it agrees with
+    `transformers.BertForSequenceClassification` of one label.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Bert(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """Returns the sum of `loss`, the squared error, over sequences; labels are float [S]."""
+        logits = self.logits(piece_ids, segment_ids, position_ids, sequence_starts)  # [S, 1]
+        return {"loss": F.mse_loss(logits.squeeze(1).float(), labels.float(), reduction="sum")}
+
+    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, int]:
+        """Returns how many things the sum of `forward` is over."""
+        return {"loss": len(labels)}
+
+    def logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns the number predicted for each sequence. [S, 1]"""
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        pooled = self.encoder.pool(hidden, sequence_starts)  # [S, H]
+        noise = Noise.draw() if self.training else None
+        return self.classifier(drop(pooled, self.config.hidden_dropout_prob, noise))  # [S, 1]
+
+
+Model = BertForPreTraining | BertForClassification | BertForRegression
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the cross-entropy and the number of right answers, summed. [S, C], int64 [S]"""
+    loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+    return loss, (logits.detach().argmax(1) == labels).sum()
+
+
+def piece_loss(
+    states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns the cross-entropy over the vocabulary and the number of right answers, summed.
+
+    The logits of all masked places are never held at once, and never twice.
+
+    Args:
+        states: [M, H]
+        weight: vectors of the pieces. [V, H]
+        bias: [V]
+        labels: int64 [M]
+    """
+    if states.device.type == "cpu" and len(labels) and not torch.is_autocast_enabled("cpu"):
+        loss, correct = _PieceLoss.apply(states, weight, bias, labels, torch.is_grad_enabled())
+        return loss, correct
+    return class_loss(F.linear(states, weight, bias), labels)
+
+
+class _PieceLoss(torch.autograd.Function):
+    """A linear layer and its cross-entropy in one, chunk by chunk of rows.
+
+    The gradient is worked out in the forward pass, while a chunk's logits are at hand.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, needed: bool
+    ) -> tuple[Tensor, Tensor]:
+        loss, correct = states.new_zeros(()), labels.new_zeros(())
+        gradients = [torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias)]
+        rows = max(1, _CHUNK_LOGITS // len(weight))
+        for first in range(0, len(states), rows):
+            part = states[first : first + rows]  # [R, H]
+            wanted = labels[first : first + rows, None]  # [R, 1]
+            logits = torch.addmm(bias, part, weight.t())  # [R, V]
+            highest, guess = logits.max(1, keepdim=True)  # [R, 1]
+            right = logits.gather(1, wanted)  # [R, 1]
+            shares = torch.softmax(logits, 1)  # [R, V]
+            # The highest logit less the log of its own share is the log of the sum.
+            loss += (highest - shares.gather(1, guess).log_() - right).sum()
+            correct += (guess == wanted).sum()
+            if needed:
+                shares.scatter_add_(1, wanted, torch.full_like(right, -1))
+                torch.mm(shares, weight, out=gradients[0][first : first + rows])
+                gradients[1].addmm_(shares.t(), part)
+                gradients[2] += shares.sum(0)
+        if needed:
+            ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias = ctx.saved_tensors
+        return states * scale, weight.mul_(scale), bias * scale, None, None

@@ -1,0 +1,70 @@
+"""What a waiting person sees: a bar on a terminal, plain lines elsewhere, on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+_BAR_SECONDS = 0.5  # between two drawings of the bar
+_LINE_SECONDS = 15.0  # between two plain lines
+
+
+class ProgressLine:
+    """Shows how far a run is and how it fares, within a `with` block."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.percentage:3.0f}%"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            console=self._console,
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", total=1.0)
+        self._shown = -1e9
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def say(self, message: str) -> None:
+        """Prints one line that stays."""
+        self._console.print(message, markup=False)
+
+    def show(self, done: float, line: str) -> None:
+        """Shows that a share `done` of the run lies behind, with `line` beside it, now and then."""
+        now = time.monotonic()
+        is_terminal = self._console.is_terminal
+        if done < 1 and now - self._shown < (_BAR_SECONDS if is_terminal else _LINE_SECONDS):
+            return
+        self._shown = now
+        if is_terminal:
+            self._bar.update(self._task, completed=done, description=line, refresh=True)
+        else:
+            self.say(f"{done:4.0%}  {line}")
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as '42s', '3m05s' or '2h07m'."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

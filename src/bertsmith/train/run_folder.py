@@ -1,0 +1,142 @@
+"""The folder of one run: its lock, its settings and its metrics.
+
+RUN/
+  run.lock         who is at work in it
+  settings.json    the resolved settings; `--config RUN/settings.json` runs them again
+  metrics.jsonl    one JSON object a line, in the order of the steps
+  checkpoints/     see `checkpoint.py`
+  model/           the model folder of the newest state
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bertsmith.errors import ConfigError, FolderInUseError
+from bertsmith.train.sealed import read_json, remove_unfinished, replace_file, storage_errors
+
+_LOCK, _SETTINGS, _METRICS = "run.lock", "settings.json", "metrics.jsonl"
+
+
+class RunFolder:
+    """The folder of a run that this process holds; made by `open_run_folder`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+
+    def settle(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        may_change: Collection[str],
+        say: Callable[[str], None],
+    ) -> None:
+        """Writes the settings, after comparing them with those that the run was begun with.
+
+        Settings in `may_change` may differ from then, which is said; the others may not.
+
+        Raises:
+            ConfigError: another setting differs; the message lists each with both values.
+        """
+        path = self.path / _SETTINGS
+        before = read_json(path) if path.exists() else dict(settings)
+        changes = {
+            name: f"{name}: {before.get(name)!r} -> {settings.get(name)!r}"
+            for name in sorted(before.keys() | settings.keys())
+            if before.get(name) != settings.get(name)
+        }
+        refused = [change for name, change in changes.items() if name not in may_change]
+        if refused:
+            raise ConfigError(
+                f"{self.path}: cannot go on with other settings than it was begun with "
+                f"({'; '.join(refused)}): repeat those it has in {_SETTINGS}, "
+                f"or start anew in another folder"
+            )
+        for change in changes.values():
+            say(f"goes on with a changed setting: {change}")
+        replace_file(path, (json.dumps(settings, indent=1) + "\n").encode())
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Appends one row to the metrics; a row is there whole or, after a fault, cut short.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        path = self.path / _METRICS
+        line = (json.dumps(row) + "\n").encode()
+        with storage_errors(path, len(line)), path.open("ab", buffering=0) as file:
+            file.write(line)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Returns the rows logged so far; a last row cut short by a fault is left out."""
+        path = self.path / _METRICS
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def forget_after(self, step: int) -> None:
+        """Removes the metrics after `step`, which the resumed run will log again."""
+        path = self.path / _METRICS
+        if path.exists():
+            rows = [row for row in self.metrics() if row["step"] <= step]
+            replace_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+@contextmanager
+def open_run_folder(path: Path, *, resume: bool) -> Iterator[RunFolder]:
+    """Makes and locks the folder of a run for the length of a `with` block.
+
+    With `resume` the folder may hold a run, finished, stopped or not yet begun. The lock is the
+    operating system's and ends with the process: what a killed process leaves is taken over.
+
+    Raises:
+        FolderInUseError: another process holds it, or it holds something and `resume` is false.
+        StorageError: it cannot be made.
+    """
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUseError(
+                f"{path}: in use by {_holder(lock)}; wait for it or choose another folder"
+            ) from None
+        held = sorted(set(os.listdir(path)) - {_LOCK})
+        if held and not resume:
+            raise FolderInUseError(
+                f"{path}: holds {', '.join(held[:4])}{', ..' if len(held) > 4 else ''}; "
+                f"go on with that run by --resume, or choose another folder"
+            )
+        with storage_errors(path):
+            _sign(lock)
+        for folder in (path, path / "checkpoints"):
+            remove_unfinished(folder)
+        yield RunFolder(path)
+    finally:
+        os.close(lock)
+
+
+def _sign(lock: int) -> None:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps(holder).encode(), 0)
+
+
+def _holder(lock: int) -> str:
+    try:
+        holder = json.loads(os.pread(lock, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']} since {holder['started']}"
+    except (ValueError, KeyError, TypeError):  # it has locked the file but not signed it yet
+        return "another process"

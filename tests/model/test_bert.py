@@ -1,0 +1,139 @@
+"""The encoder on packed batches, against `transformers` on padded ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import pytest
+import torch
+from tests.model.published import (
+    EXACT,
+    LENGTHS,
+    TINY,
+    assert_agree,
+    encoder_part,
+    packed,
+    padded,
+    pair,
+)
+
+from bertsmith.config import BertConfig
+from bertsmith.errors import DataError
+from bertsmith.model.bert import Bert
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_every_layer_agrees_with_transformers_on_a_ragged_batch(attention: str) -> None:
+    ours, theirs = pair(TINY, attention)
+    batch = packed(LENGTHS, TINY)
+    inputs = padded(batch)
+    del inputs["labels"], inputs["next_sentence_label"]
+    used = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        expected = theirs.eval().bert(**inputs, output_hidden_states=True)
+        layers = ours.eval().encoder.layers(**encoder_part(batch))
+        hidden = ours.encoder(**encoder_part(batch))
+        pooled = ours.encoder.pool(hidden, batch["sequence_starts"])
+    assert len(layers) == len(expected.hidden_states) == TINY.num_hidden_layers + 1
+    for layer, theirs_layer in zip(layers, expected.hidden_states, strict=True):
+        assert_agree(layer, theirs_layer[used])
+    torch.testing.assert_close(hidden, layers[-1], rtol=0, atol=0)
+    assert_agree(pooled, expected.pooler_output)
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "relu"])
+def test_other_activations_agree_with_transformers(
+    activation: Literal["gelu_new", "relu"],
+) -> None:
+    config = dataclasses.replace(TINY, hidden_act=activation)
+    ours, theirs = pair(config)
+    batch = packed([5, 9], config)
+    inputs = padded(batch)
+    del inputs["labels"], inputs["next_sentence_label"]
+    with torch.no_grad():
+        expected = theirs.eval().bert(**inputs).last_hidden_state
+        hidden = ours.eval().encoder(**encoder_part(batch))
+    assert_agree(hidden, expected[inputs["attention_mask"].bool()])
+
+
+def test_a_sequence_gives_the_same_states_alone_and_in_any_company() -> None:
+    torch.manual_seed(0)
+    encoder = Bert(TINY).eval()
+    batch = encoder_part(packed(LENGTHS, TINY))
+    starts = batch["sequence_starts"].tolist()
+    with torch.no_grad():
+        together = encoder(**batch)
+        for start, end in zip(starts, starts[1:], strict=False):
+            alone = {name: ids[start:end] for name, ids in batch.items()}
+            alone["sequence_starts"] = torch.tensor([0, end - start], dtype=torch.int32)
+            assert_agree(encoder(**alone), together[start:end])
+
+
+def test_the_same_seed_gives_the_same_states_under_dropout_and_another_gives_others() -> None:
+    torch.manual_seed(0)
+    encoder = Bert(TINY).train()
+    batch = encoder_part(packed(LENGTHS, TINY))
+    states = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        states.append(encoder(**batch))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_each_forward_pass_draws_its_own_masks() -> None:
+    torch.manual_seed(0)
+    encoder = Bert(TINY).train()
+    batch = encoder_part(packed([9, 9], TINY))
+    assert not torch.equal(encoder(**batch), encoder(**batch))
+    assert torch.equal(encoder.eval()(**batch), encoder(**batch))
+
+
+def test_weights_start_as_published() -> None:
+    torch.manual_seed(0)
+    encoder = Bert(BertConfig(vocab_size=3000, hidden_size=128, num_attention_heads=2))
+    pieces = encoder.embeddings.pieces.weight
+    # A normal cut at two deviations keeps 0.8796 of its deviation.
+    assert pieces.std().item() == pytest.approx(0.02 * 0.8796, rel=0.01)
+    assert pieces.abs().max().item() <= 0.04
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif "norm" in name:
+            assert torch.equal(parameter, torch.ones_like(parameter)), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("piece_ids", 211, r"piece id 211; this model knows 0 to 210 \(vocab_size is 211\)"),
+        ("piece_ids", -1, r"piece id -1; this model knows 0 to 210"),
+        ("segment_ids", 2, r"segment 2; this model knows 0 to 1 \(type_vocab_size is 2\)"),
+        ("position_ids", 40, r"position 40; this model knows 0 to 39 \(max_position_embeddings"),
+    ],
+)
+def test_an_id_that_the_model_does_not_know_is_named(name: str, value: int, message: str) -> None:
+    batch = encoder_part(packed([4, 6], TINY))
+    batch[name][3] = value
+    with pytest.raises(DataError, match=message):
+        Bert(TINY)(**batch)
+
+
+@pytest.mark.parametrize("starts", [[0], [0, 4, 4, 9]])
+def test_an_empty_sequence_is_refused(starts: list[int]) -> None:
+    batch = encoder_part(packed([9], TINY))
+    batch["sequence_starts"] = torch.tensor(starts, dtype=torch.int32)
+    with pytest.raises(DataError, match="at least one token"):
+        Bert(TINY)(**batch)
+
+
+def test_the_encoder_runs_in_bfloat16_where_asked() -> None:
+    torch.manual_seed(0)
+    encoder = Bert(EXACT).train()
+    batch = encoder_part(packed(LENGTHS, EXACT))
+    exact = encoder(**batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = encoder(**batch)
+    rough.float().square().sum().backward()
+    torch.testing.assert_close(rough.float(), exact, rtol=0.1, atol=0.1)  # 8 bits of fraction

@@ -1,0 +1,37 @@
+"""What is shown while a run goes on."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+
+from bertsmith.train.pace import Stopwatch, by_steps, by_time
+from bertsmith.train.progress import ProgressLine, duration
+
+
+def test_plain_lines_are_written_where_there_is_no_terminal() -> None:
+    stream = StringIO()
+    with ProgressLine(stream) as progress:
+        progress.say("reads [MASK] as it is")
+        progress.show(0.25, "loss 7.12")
+        progress.show(0.26, "too soon for another line")
+        progress.show(1.0, "loss 6.90")
+    assert stream.getvalue() == "reads [MASK] as it is\n 25%  loss 7.12\n100%  loss 6.90\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(41.7, "42s"), (185, "3m05s"), (7620, "2h07m"), (-3, "0s")]
+)
+def test_durations_are_short(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+def test_a_run_by_steps_ends_after_them() -> None:
+    pace = by_steps(8)
+    assert [pace(0), pace(2), pace(8)] == [0.0, 0.25, 1.0]
+
+
+def test_a_run_by_time_counts_earlier_sittings() -> None:
+    assert 0.5 <= by_time(100.0, Stopwatch(50.0))(0) < 0.6
+    assert by_time(100.0, Stopwatch(100.0))(0) >= 1.0

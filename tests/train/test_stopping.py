@@ -1,0 +1,64 @@
+"""Signals become flags, and handlers are put back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from bertsmith.train.stopping import StopRequests
+
+TWICE = """
+import os, signal
+from bertsmith.train.stopping import StopRequests
+with StopRequests() as requests:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(requests.stop, flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("never printed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_sets_a_flag_and_the_handler_is_put_back(asked: signal.Signals) -> None:
+    before = signal.getsignal(asked)
+    with StopRequests() as requests:
+        assert requests.stop == ""
+        os.kill(os.getpid(), asked)
+        assert requests.stop == asked.name
+    assert signal.getsignal(asked) is before
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "SIGTERM\n")
+
+
+def test_a_save_asked_for_is_taken_once() -> None:
+    with StopRequests() as requests:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert [requests.take_save(), requests.take_save()] == [True, False]
+        assert requests.stop == ""
+
+
+def test_outside_the_main_thread_the_flags_stay_down() -> None:
+    seen: list[str] = []
+
+    def work() -> None:
+        with StopRequests() as requests:
+            seen.append(requests.stop)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [""]
