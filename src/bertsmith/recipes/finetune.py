@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
 
 from bertsmith.config import (
     BertConfig,
@@ -28,7 +27,7 @@ from bertsmith.model.bert import Bert
 from bertsmith.recipes.rows import LabelledData, read_labelled, read_steps
 from bertsmith.tasks.answers import logits_of
 from bertsmith.tasks.metrics import better
-from bertsmith.tasks.task import find_task
+from bertsmith.tasks.task import TaskModel, find_task
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
@@ -131,7 +130,7 @@ def usual_learning_rate(model: Path) -> float:
 
 def new_model(
     data: LabelledData, loaded: Loaded, seed: int, *, random_weights: bool = False
-) -> nn.Module:
+) -> TaskModel:
     """Returns the task's model: a layer drawn from `seed` on the loaded encoder or a random one."""
     torch.manual_seed(seed)
     model = data.task.head(loaded.config)
@@ -266,13 +265,16 @@ class Sitting:
     def _scores(self, run: Run) -> tuple[dict[str, float], bool]:
         """Returns the dev scores, and whether all dev rows, though not alike, get one answer."""
         task, dev = self._data.task, self._data.dev
-        predictions = task.decode(logits_of(task.for_use(run.model), dev.framed))
+        predictions = task.decode(logits_of(self._model_for_use(run), dev.framed))
         alike = len({prediction.answer for prediction in predictions}) == 1
         return task.score(dev.examples, predictions), alike and len(dev.targets.unique()) > 1
 
     def _keep(self, run: Run, place: Path, scores: dict[str, float]) -> None:
         facts = self._facts | {"scores": scores, "epoch": round(self._epoch(run), 2)}
-        save_model(place, self._data.task.for_use(run.model), self._tokenizer, facts)
+        save_model(place, self._model_for_use(run), self._tokenizer, facts)
+
+    def _model_for_use(self, run: Run) -> TaskModel:
+        return self._data.task.for_use(cast(TaskModel, run.model))
 
     def _save(self, run: Run) -> None:
         save_checkpoint(self._folder.checkpoints, run, vars(self._standing))

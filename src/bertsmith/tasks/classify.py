@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bertsmith.config import BertConfig
 from bertsmith.data.columns import CLASS_NAMES
 from bertsmith.errors import CheckpointError, DataError, nearest
-from bertsmith.model.heads import BertForClassification
+from bertsmith.model.heads import BertForClassification, BertForRegression
 from bertsmith.tasks.labelled import Example, Prediction
 from bertsmith.tasks.metrics import classification_scores
 
@@ -111,7 +111,9 @@ class Classify:
         """Returns a new model with one output for each label."""
         return BertForClassification(config, len(self.labels))
 
-    def for_use(self, model: nn.Module) -> nn.Module:
+    def for_use(
+        self, model: BertForClassification | BertForRegression
+    ) -> BertForClassification | BertForRegression:
         """Returns `model` itself."""
         return model
 
