@@ -42,6 +42,15 @@ class SourceFile:
             name = name.removesuffix(compression)
         return os.path.splitext(name)[1]
 
+    def stamp(self) -> tuple[str, int | None, str]:
+        """Returns the name, the size and the time of the last change, to know the file again."""
+        try:
+            info = self.filesystem.info(self.name)
+        except OSError as error:
+            raise MissingInputError(f"{self.name}: cannot be read ({_reason(error)})") from None
+        changed = info.get("mtime") or info.get("LastModified") or info.get("ETag") or ""
+        return self.name, info.get("size"), str(changed)
+
     def open(self) -> Any:
         """Returns the file's bytes as a binary file object, still packed.
 

@@ -151,6 +151,16 @@ def from_published(
     return result
 
 
+def has_pooler(tensors: Mapping[str, Tensor]) -> bool:
+    """Returns whether published tensors hold a pooler."""
+    return "bert.pooler.dense.weight" in _current_names(tensors)
+
+
+def has_next_sentence(tensors: Mapping[str, Tensor]) -> bool:
+    """Returns whether published tensors hold a next-sentence head."""
+    return "cls.seq_relationship.weight" in _current_names(tensors)
+
+
 def _current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns tensors by their newest names, each of the encoder with `bert.` in front."""
     found = {}

@@ -1,0 +1,257 @@
+"""Packed batches: sequences end to end in one row of tokens, without padding.
+
+Shapes:  T tokens   S sequences   M masked positions
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from threading import Condition, Thread
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bertsmith.data.examples import Example, PretrainingExamples
+from bertsmith.data.framing import Framed, check_budget
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Sequences in one row; sequence s is the tokens from sequence_starts[s] up to [s + 1]."""
+
+    piece_ids: Tensor  # int64 [T]
+    segment_ids: Tensor  # int64 [T]
+    position_ids: Tensor  # from 0 in every sequence; int64 [T]
+    sequence_starts: Tensor  # on the CPU, wherever the rest is; int32 [S + 1]
+    masked_positions: Tensor | None = None  # into the T tokens; int64 [M]
+    masked_labels: Tensor | None = None  # int64 [M]
+    next_labels: Tensor | None = None  # int64 [S]
+    labels: Tensor | None = None  # of a task: int64 classes or float32 values [S]
+
+    @property
+    def num_tokens(self) -> int:
+        """Returns T."""
+        return len(self.piece_ids)
+
+    @property
+    def num_sequences(self) -> int:
+        """Returns S."""
+        return len(self.sequence_starts) - 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns what is there by name: the keyword arguments of a model's forward."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) is not None
+        }
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """Returns the batch with its tensors on `device`, all but `sequence_starts`."""
+        moved = {
+            name: tensor.to(device, non_blocking=True)
+            for name, tensor in self.tensors().items()
+            if name != "sequence_starts"
+        }
+        return replace(self, **moved)
+
+
+def pack(examples: Sequence[Example]) -> PackedBatch:
+    """Returns pre-training examples as one batch, in their order."""
+    batch = _rows(examples)
+    starts = batch.sequence_starts.tolist()
+    shifted = [
+        example.masked_positions + start for example, start in zip(examples, starts, strict=False)
+    ]
+    return replace(
+        batch,
+        masked_positions=_int64(shifted),
+        masked_labels=_int64([example.masked_labels for example in examples]),
+        next_labels=torch.tensor([example.next_label for example in examples]),
+    )
+
+
+def pack_texts(texts: Sequence[Framed], labels: Tensor | None = None) -> PackedBatch:
+    """Returns framed texts as one batch, in their order, with the `labels` [S] of a task if any."""
+    return replace(_rows(texts), labels=labels)
+
+
+def _rows(sequences: Sequence[Example] | Sequence[Framed]) -> PackedBatch:
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+    return PackedBatch(
+        piece_ids=_int64([sequence.piece_ids for sequence in sequences]),
+        segment_ids=_int64([sequence.segment_ids for sequence in sequences]),
+        position_ids=torch.from_numpy(positions),
+        sequence_starts=torch.from_numpy(starts.astype(np.int32)),
+    )
+
+
+def _int64(parts: Sequence[NDArray[np.int32]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts, dtype=np.int64))
+
+
+# ---------------------------------------------------------------------------------- pre-training
+
+
+@dataclass(frozen=True)
+class Position:
+    """The example that comes next; all that a checkpoint must hold of the data."""
+
+    epoch: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """The batches of one optimizer step, and where the next step goes on."""
+
+    parts: list[PackedBatch]
+    position: Position
+
+
+def read_steps(
+    examples: PretrainingExamples, start: Position, *, tokens_per_batch: int, accumulate: int = 1
+) -> Iterator[Step]:
+    """Yields the steps from `start` on, epoch after epoch without end.
+
+    A step takes examples in order while they stay within `tokens_per_batch`, in up to `accumulate`
+    parts of about equal size. What comes depends on `start` alone: resumed equals unbroken.
+
+    Raises:
+        ConfigError: an example alone is longer than the budget.
+    """
+    taken: list[Example] = []
+    total = 0
+    for example, position in _walk(examples, start):
+        check_budget(len(example), tokens_per_batch)
+        if total + len(example) > tokens_per_batch:
+            yield Step([pack(part) for part in _split(taken, accumulate)], position)
+            taken, total = [], 0
+        taken.append(example)
+        total += len(example)
+
+
+def read_epoch(
+    examples: PretrainingExamples, epoch: int = 0, *, tokens_per_batch: int
+) -> Iterator[PackedBatch]:
+    """Yields all examples of one epoch, in order, in batches within `tokens_per_batch`.
+
+    Raises:
+        ConfigError: an example alone is longer than the budget.
+    """
+    taken: list[Example] = []
+    total = 0
+    for index in range(examples.count(epoch)):
+        example = examples.example(epoch, index)
+        check_budget(len(example), tokens_per_batch)
+        if total + len(example) > tokens_per_batch:
+            yield pack(taken)
+            taken, total = [], 0
+        taken.append(example)
+        total += len(example)
+    if taken:
+        yield pack(taken)
+
+
+def _walk(examples: PretrainingExamples, start: Position) -> Iterator[tuple[Example, Position]]:
+    """Yields every example from `start` on, with its own position."""
+    epoch, index = start.epoch, start.index
+    while True:
+        try:
+            example = examples.example(epoch, index)
+        except IndexError:  # an epoch's end is found when reached: counting would plan all of it
+            epoch, index = epoch + 1, 0
+            continue
+        yield example, Position(epoch, index)
+        index += 1
+
+
+def _split(examples: list[Example], parts: int) -> Iterator[list[Example]]:
+    """Yields `examples` in up to `parts` runs of about as many tokens; none is empty."""
+    ends = np.cumsum([len(example) for example in examples])
+    borders = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="right")
+    start = 0
+    for border in [*borders.tolist(), len(examples)]:
+        if border > start:
+            yield examples[start:border]
+            start = border
+
+
+class Prefetched(Generic[Item]):
+    """Iterates over `items` in a thread of its own, up to `depth` items ahead of its reader.
+
+    An error of the thread is raised where the item was to come. Use it as a context manager, or
+    call `close`; the thread also ends with the process.
+    """
+
+    def __init__(self, items: Iterator[Item], *, depth: int = 8) -> None:
+        self._items = items
+        self._depth = depth
+        self._ready: deque[Item] = deque()
+        self._changed = Condition()
+        self._closed = False
+        self._ended = False
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._fill, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def _fill(self) -> None:
+        error: BaseException | None = None
+        try:
+            for item in self._items:
+                with self._changed:
+                    self._ready.append(item)
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
+                    if self._closed:
+                        return
+        except BaseException as raised:  # handed to the reader, whatever it is
+            error = raised
+        finally:
+            with self._changed:
+                self._error = error
+                self._ended = True
+                self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._ended or self._closed)
+            if self._ready and not self._closed:
+                item = self._ready.popleft()
+                self._changed.notify_all()
+                return item
+            if self._error is not None and not self._closed:
+                raise self._error
+            raise StopIteration
+
+    def close(self) -> None:
+        """Ends the thread and waits until it has ended."""
+        with self._changed:
+            self._closed = True
+            self._ready.clear()
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,412 @@
+"""The model folder: what everything before it writes and everything after it reads.
+
+    config.json             keys of the published formats
+    model.safetensors       names as `transformers` has them
+    vocab.txt  tokenizer.json  tokenizer_config.json  special_tokens_map.json
+    bertsmith.json          format version, facts, library versions, SHA-256 of every other file
+    README.md               a model card made from the same facts
+
+`transformers` opens it as it is, and folders that `transformers` wrote are read here. A folder is
+built beside its place and renamed, so that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import bertsmith
+from bertsmith.config import BertConfig, CasingConfig, setting_names
+from bertsmith.errors import (
+    CheckpointError,
+    DataError,
+    MissingInputError,
+)
+from bertsmith.model.bert import Bert
+from bertsmith.model.heads import BertForClassification, BertForPreTraining, BertForRegression
+from bertsmith.model.names import from_published, has_next_sentence, has_pooler, to_published
+from bertsmith.storage import read_json, replacing, sha256_of, write_json
+from bertsmith.text.wordpiece import Tokenizer, Vocabulary
+
+FORMAT_VERSION = 1
+TOKENIZER_FILES = (
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+MODEL_FILES = ("config.json", "model.safetensors", *TOKENIZER_FILES, "README.md")
+FACTS_FILE = "bertsmith.json"
+
+AnyModel = Bert | BertForPreTraining | BertForClassification | BertForRegression
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a model folder holds."""
+
+    model: AnyModel  # in evaluation mode
+    tokenizer: Tokenizer
+    config: BertConfig
+    facts: dict[str, Any]  # of a foreign folder: the labels alone, where it has some
+
+
+def save_model(
+    folder: Path, model: AnyModel, tokenizer: Tokenizer, facts: Mapping[str, Any]
+) -> None:
+    """Writes a model folder, in place of an older one if that is what stands there.
+
+    Args:
+        folder: where it is to stand.
+        model: what `architectures` and the weights are taken from.
+        tokenizer: the one that the model was trained with.
+        facts: whatever is to be remembered and JSON can hold: `task`, `labels` (their order is
+            that of the model's outputs), `settings`, `scores` and so on.
+
+    Raises:
+        FolderInUseError: something else stands there.
+        StorageError: it cannot be written; what stood there still stands.
+    """
+    from safetensors.torch import save_file
+
+    with replacing(folder, known={*MODEL_FILES, FACTS_FILE}) as building:
+        write_json(building / "config.json", _published_config(model, tokenizer, facts))
+        tensors = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in to_published(model.state_dict()).items()
+        }
+        save_file(tensors, building / "model.safetensors", metadata={"format": "pt"})
+        _write_tokenizer_files(building, tokenizer, model.config.max_position_embeddings)
+        versions = {
+            "bertsmith": bertsmith.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        (building / "README.md").write_text(_card(model, facts, versions), encoding="utf-8")
+        sums = {name: sha256_of(building / name) for name in MODEL_FILES}
+        known = {"format_version": FORMAT_VERSION, **facts, "versions": versions, "files": sums}
+        write_json(building / FACTS_FILE, known)
+
+
+def load_model(folder: Path) -> Loaded:
+    """Returns the model, with exactly the heads that the folder says it has, and its tokenizer.
+
+    Raises:
+        MissingInputError: the folder or a file of it is not there.
+        CheckpointError: a file was altered, or weights are missing, left over or of other shapes.
+        ConfigError: a setting in config.json cannot be.
+    """
+    facts = _verified_facts(folder)
+    published = read_json(folder / "config.json")
+    config = _config_of(published, folder / "config.json")
+    tensors = _read_tensors(folder / "model.safetensors")
+    with torch.device("meta"):  # no memory is taken before shapes are known to agree
+        model, found = _model_of(published, config, tensors, folder / "config.json")
+    _fill(model, tensors, folder / "model.safetensors", without_heads=False)
+    return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or found)
+
+
+def load_encoder(folder: Path) -> Loaded:
+    """Returns the encoder alone of whatever model the folder holds, for a new head to stand on.
+
+    The encoder has a pooler if the folder has one.
+
+    Raises:
+        MissingInputError, CheckpointError, ConfigError: as for `load_model`.
+    """
+    facts = _verified_facts(folder)
+    config = _config_of(read_json(folder / "config.json"), folder / "config.json")
+    tensors = _read_tensors(folder / "model.safetensors")
+    with torch.device("meta"):
+        model = Bert(config, with_pooler=has_pooler(tensors))
+    _fill(model, tensors, folder / "model.safetensors", without_heads=True)
+    return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or {})
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Writes a folder that holds a vocabulary and its casing, in place of an older one.
+
+    Raises:
+        FolderInUseError: something else stands there.
+        StorageError: it cannot be written; what stood there still stands.
+    """
+    with replacing(folder, known={*MODEL_FILES, FACTS_FILE}) as building:
+        _write_tokenizer_files(building, tokenizer, None)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Returns the tokenizer of a model folder or of a folder that holds a vocabulary alone.
+
+    The vocabulary is vocab.txt, or else that of tokenizer.json; the casing that of
+    tokenizer_config.json, or else that of tokenizer.json. Where neither file tells, a vocabulary
+    with upper-case letters in its pieces is a cased one.
+
+    Raises:
+        MissingInputError: there is no vocabulary.
+        DataError: a file does not hold what it must.
+    """
+    table = folder / "tokenizer.json"
+    fast = read_json(table) if table.is_file() else {}
+    if (folder / "vocab.txt").is_file():
+        vocabulary = Vocabulary.read(folder / "vocab.txt")
+    elif fast:
+        vocabulary = _vocabulary_of(fast, table)
+    else:
+        raise MissingInputError(
+            f"{folder}: holds neither vocab.txt nor tokenizer.json; expected a folder that "
+            f"`bertsmith vocab` wrote, or a model folder"
+        )
+    casing: dict[str, Any] = {}
+    normalizer = fast.get("normalizer")
+    if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+        casing = {
+            "do_lower_case": normalizer.get("lowercase"),
+            "strip_accents": normalizer.get("strip_accents"),
+            "tokenize_chinese_chars": normalizer.get("handle_chinese_chars"),
+        }
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        casing |= read_json(settings)
+    if not isinstance(casing.get("do_lower_case"), bool):
+        pieces = (piece for piece in vocabulary.pieces if not piece.startswith("["))
+        casing["do_lower_case"] = all(piece == piece.lower() for piece in pieces)
+    known = {name: casing[name] for name in setting_names(CasingConfig) if name in casing}
+    return Tokenizer(vocabulary, CasingConfig.from_mapping(known, where=str(settings)))
+
+
+# ---------------------------------------------------------------------------------- config.json
+
+
+def _published_config(
+    model: AnyModel, tokenizer: Tokenizer, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    published: dict[str, Any] = {"architectures": [_architecture(model)], "model_type": "bert"}
+    published |= model.config.to_mapping()
+    published |= {
+        "pad_token_id": tokenizer.vocabulary.pad_id,
+        "position_embedding_type": "absolute",
+    }
+    if isinstance(model, BertForClassification):
+        numbers = range(model.num_labels)
+        labels = [str(label) for label in facts.get("labels", [])] or [
+            f"LABEL_{n}" for n in numbers
+        ]
+        assert len(labels) == model.num_labels, "there is one label for each of the model's outputs"
+        published["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        published["label2id"] = {label: number for number, label in enumerate(labels)}
+        published["problem_type"] = "single_label_classification"
+    if isinstance(model, BertForRegression):
+        published |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        published["problem_type"] = "regression"
+    return published
+
+
+def _architecture(model: AnyModel) -> str:
+    if isinstance(model, Bert):
+        return "BertModel"
+    if isinstance(model, BertForPreTraining):
+        return "BertForMaskedLM" if model.next is None else "BertForPreTraining"
+    return "BertForSequenceClassification"
+
+
+def _config_of(published: Mapping[str, Any], where: Path) -> BertConfig:
+    """Returns the encoder's settings; keys that do not change its answers are passed over."""
+    expected = {
+        "model_type": ("bert", None),
+        "position_embedding_type": ("absolute", None),
+        "is_decoder": (False, None),
+        "add_cross_attention": (False, None),
+    }
+    for key, allowed in expected.items():
+        if published.get(key) not in allowed:
+            raise CheckpointError(
+                f"{where}: {key} is {published[key]!r}; expected {allowed[0]!r}, "
+                f"as in a BERT encoder"
+            )
+    known = {name: published[name] for name in setting_names(BertConfig) if name in published}
+    return BertConfig.from_mapping(known, where=str(where))
+
+
+def _model_of(
+    published: Mapping[str, Any], config: BertConfig, tensors: Mapping[str, Tensor], where: Path
+) -> tuple[AnyModel, dict[str, Any]]:
+    """Returns the model that config.json names, and the labels that it remembers."""
+    architectures = published.get("architectures") or [None]
+    name = architectures[0]
+    if name == "BertModel":
+        return Bert(config, with_pooler=has_pooler(tensors)), {}
+    if name in ("BertForPreTraining", "BertForMaskedLM"):
+        # Published folders call themselves BertForMaskedLM and hold both heads.
+        both = name == "BertForPreTraining" or has_next_sentence(tensors)
+        return BertForPreTraining(config, next_sentence=both), {}
+    if name != "BertForSequenceClassification":
+        raise CheckpointError(
+            f"{where}: architectures is {architectures!r}; expected one of BertModel, "
+            f"BertForPreTraining, BertForMaskedLM and BertForSequenceClassification"
+        )
+    labels = _labels_of(published, where)
+    kind = published.get("problem_type") or ("regression" if len(labels) == 1 else None)
+    if kind == "regression" and len(labels) == 1:
+        return BertForRegression(config), {"task": "regress"}
+    if kind not in (None, "single_label_classification"):
+        raise CheckpointError(
+            f"{where}: problem_type is {kind!r} with {len(labels)} labels; "
+            f"expected one label of several, or regression of one number"
+        )
+    return BertForClassification(config, len(labels)), {"task": "classify", "labels": labels}
+
+
+def _labels_of(published: Mapping[str, Any], where: Path) -> list[str]:
+    names = published.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # two where none is named
+    try:
+        return [str(names[str(number)]) for number in range(len(names))]
+    except (KeyError, TypeError):
+        raise CheckpointError(
+            f"{where}: id2label is {names!r}; expected a name for each of the numbers from 0"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------- weights
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise MissingInputError(
+            f"{path}: there is no such file; expected weights in the safetensors format "
+            f"(older files may hold code and are not opened)"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: {error}; the file is cut short or altered") from None
+
+
+def _fill(
+    model: AnyModel, tensors: Mapping[str, Tensor], where: Path, *, without_heads: bool
+) -> None:
+    state = from_published(
+        tensors, model.state_dict(), where=str(where), without_heads=without_heads
+    )
+    model.load_state_dict(state, assign=True)
+
+
+def _fitting_tokenizer(folder: Path, config: BertConfig) -> Tokenizer:
+    tokenizer = read_tokenizer(folder)
+    pieces = len(tokenizer.vocabulary.pieces)
+    if pieces > config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the vocabulary holds {pieces} pieces but vocab_size in config.json is "
+            f"{config.vocab_size}; expected a vector for every piece"
+        )
+    return tokenizer
+
+
+# ------------------------------------------------------------------------------- facts and card
+
+
+def _verified_facts(folder: Path) -> dict[str, Any] | None:
+    """Returns what bertsmith.json remembers once every file is as it says; None if not ours."""
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder}: there is no such folder; expected a model folder")
+    path = folder / FACTS_FILE
+    if not path.is_file():
+        return None
+    facts = read_json(path)
+    version, sums = facts.get("format_version"), facts.get("files")
+    if version != FORMAT_VERSION or not isinstance(sums, dict):
+        raise CheckpointError(
+            f"{path}: format_version is {version!r}; this bertsmith reads {FORMAT_VERSION}"
+        )
+    if sums.keys() != set(MODEL_FILES):
+        raise CheckpointError(
+            f"{path}: lists the files {sorted(sums)}; expected {sorted(MODEL_FILES)}"
+        )
+    for name, expected in sums.items():
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name}: is missing; {FACTS_FILE} lists it")
+        if sha256_of(folder / name) != expected:
+            raise CheckpointError(
+                f"{folder / name}: its SHA-256 is not the one in {FACTS_FILE}; it was altered or "
+                f"cut short since it was written: restore it, or write the folder anew"
+            )
+    return facts
+
+
+def _card(model: AnyModel, facts: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    """Returns a model card: facts alone, as a table and as the JSON that they came from."""
+    config = model.config
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    rows = {
+        "architecture": _architecture(model),
+        "layers": config.num_hidden_layers,
+        "hidden size": config.hidden_size,
+        "attention heads": config.num_attention_heads,
+        "vocabulary": f"{config.vocab_size:,} pieces",
+        "longest text": f"{config.max_position_embeddings:,} pieces",
+        "parameters": f"{parameters:,}",
+    } | {name: str(version) for name, version in versions.items()}
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        "---\nlibrary_name: transformers\ntags: [bert, bertsmith]\n---\n\n"
+        f"# {_architecture(model)} of {parameters:,} parameters\n\n"
+        f"| | |\n|---|---|\n{table}\n\n"
+        f"```json\n{json.dumps(dict(facts), indent=2, ensure_ascii=False)}\n```\n"
+    )
+
+
+# ----------------------------------------------------------------------------------- tokenizers
+
+
+def _write_tokenizer_files(folder: Path, tokenizer: Tokenizer, longest: int | None) -> None:
+    special = {
+        f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
+    }
+    tokenizer.vocabulary.write(folder / "vocab.txt")
+    _fast_tokenizer(tokenizer).save(str(folder / "tokenizer.json"))
+    settings = tokenizer.casing.to_mapping() | special | {"tokenizer_class": "BertTokenizer"}
+    if longest is not None:
+        settings["model_max_length"] = longest
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "special_tokens_map.json", special)
+
+
+def _fast_tokenizer(tokenizer: Tokenizer) -> Any:
+    """Returns the same tokenizer in the `tokenizers` library, which writes tokenizer.json."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+    casing, vocabulary = tokenizer.casing, tokenizer.vocabulary
+    fast = tokenizers.Tokenizer(models.WordPiece(vocabulary.ids, unk_token="[UNK]"))
+    fast.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=casing.tokenize_chinese_chars,
+        strip_accents=casing.strip_accents,
+        lowercase=casing.do_lower_case,
+    )
+    fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    fast.decoder = decoders.WordPiece()
+    fast.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    fast.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(piece, vocabulary.ids[piece]) for piece in ("[CLS]", "[SEP]")],
+    )
+    return fast
+
+
+def _vocabulary_of(fast: Mapping[str, Any], where: Path) -> Vocabulary:
+    model = fast.get("model")
+    ids = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
+        raise DataError(f"{where}: model.vocab does not number WordPieces from 0 without gaps")
+    return Vocabulary(tuple(sorted(ids, key=ids.__getitem__)))
