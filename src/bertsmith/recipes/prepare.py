@@ -80,6 +80,7 @@ def _report(corpus: Corpus, pace: _Pace, *, reused: bool) -> dict[str, Any]:
         "bytes": corpus.manifest.text_bytes,
         "seconds": round(pace.seconds(), 3),
         "peak_rss_mb": round(pace.peak_bytes() / 1e6, 1),
+        "parent_peak_rss_mb": round(_peak_bytes() / 1e6, 1),
         "reused": reused,
         "out": str(corpus.path),
     }
