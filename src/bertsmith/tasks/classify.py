@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bertsmith.config import BertConfig
 from bertsmith.data.columns import CLASS_NAMES
 from bertsmith.errors import CheckpointError, DataError, nearest
-from bertsmith.model.heads import BertForClassification
+from bertsmith.model.heads import BertForClassification, BertForRegression
 from bertsmith.tasks.labelled import Example, Prediction
 from bertsmith.tasks.metrics import classification_scores
 
-WHOLE = re.compile(r"-?\d{1,18}")
-WHOLE_AS_DECIMAL = re.compile(r"(-?\d{1,18})\.0{1,18}")  # 1.0, as tables with gaps spell 1
-NUMBER = re.compile(r"-?\d{1,18}(?:\.\d{1,18})?")
+WHOLE = re.compile(r"-?[0-9]{1,18}")
+WHOLE_AS_DECIMAL = re.compile(r"(-?[0-9]{1,18})\.0{1,18}")  # 1.0, as tables with gaps spell 1
+NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
 
 # More labels than these, and more than one for every two rows, is a column of something else.
 MANY_LABELS = 20
@@ -111,7 +111,9 @@ class Classify:
         """Returns a new model with one output for each label."""
         return BertForClassification(config, len(self.labels))
 
-    def for_use(self, model: nn.Module) -> nn.Module:
+    def for_use(
+        self, model: BertForClassification | BertForRegression
+    ) -> BertForClassification | BertForRegression:
         """Returns `model` itself."""
         return model
 

@@ -1,0 +1,165 @@
+"""The user's way: each command of the README on a small corpus, and what each fault ends with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertsmith.cli import COMMANDS, main
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder with a corpus, a labelled file and a model pre-trained for a few steps."""
+    from pydoc_data import topics
+
+    folder = tmp_path_factory.mktemp("workshop")
+    pages = [" ".join(page.split()) for page in list(topics.topics.values())[:40]]
+    (folder / "corpus.txt").write_text("\n\n".join(pages), encoding="utf-8")
+    rows = [
+        (page[i : i + 80], ["even", "odd"][n % 2]) for n, page in enumerate(pages) for i in (0, 80)
+    ]
+    with (folder / "train.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(rows)
+    assert (
+        main(
+            ["pretrain", str(folder / "corpus.txt"), "--out", str(folder / "run")]
+            + ["--vocab-size", "600", "--size", "L2-H32-A2", "--steps", "12", "--held-out", "0.1"]
+            + ["--tokens-per-batch", "512", "--sequence-length", "32", "--workers", "1"]
+            + ["--long-sequence-length", "64", "--checkpoint-every", "5", "--json"]
+        )
+        == 0
+    )
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Returns a function that runs a command, checks that it succeeded, and returns its result."""
+
+    def runs(*words: object) -> dict[str, Any]:
+        assert main([*map(str, words), "--json"]) == 0
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    return runs
+
+
+def test_help_answers_without_torch() -> None:
+    script = (
+        "import sys; from bertsmith.cli import main; main(['pretrain', '--help']); "
+        "assert not {'torch', 'numpy', 'pydantic'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", [function.__name__ for function, _ in COMMANDS])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_vocab_then_prepare(workshop: Path, tmp_path: Path, run: Run) -> None:
+    corpus = workshop / "corpus.txt"
+    vocabulary = run("vocab", corpus, "--out", tmp_path / "v", "--size", 600, "--workers", 1)
+    assert vocabulary.keys() >= {"vocab_size", "seconds", "sha256", "out"}
+    assert vocabulary["vocab_size"] == 600
+    prepared = run("prepare", corpus, "--vocab", tmp_path / "v", "--out", tmp_path / "s")
+    assert prepared.keys() >= {"documents", "sentences", "tokens", "bytes", "seconds", "out"}
+    assert prepared["peak_rss_mb"] > 0
+
+
+def test_a_run_leaves_what_the_design_names(workshop: Path) -> None:
+    folder = workshop / "run"
+    assert (folder / "metrics.jsonl").is_file()
+    assert {path.name for path in (folder / "checkpoints").glob("step-*")} >= {"step-00000012"}
+    assert (folder / "model" / "bertsmith.json").is_file()
+
+
+def test_evaluate_a_pretrained_model(workshop: Path, run: Run) -> None:
+    result = run("evaluate", workshop / "run/model", workshop / "corpus.txt")
+    assert result.keys() >= {"mlm_loss", "perplexity", "mlm_accuracy", "nsp_accuracy"}
+
+
+def test_fill(workshop: Path, run: Run) -> None:
+    result = run("fill", workshop / "run/model", "The [MASK] statement is a [MASK].", "--top", 3)
+    assert [len(guesses) for guesses in result["predictions"]] == [3, 3]
+    assert result["predictions"][0][0].keys() == {"piece", "probability"}
+
+
+def test_embed(workshop: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "texts.txt").write_text("a first text\nand a second\n")
+    result = run(
+        "embed", workshop / "run/model", tmp_path / "texts.txt", "--out", tmp_path / "v.npy"
+    )
+    assert result.keys() >= {"rows", "dimensions", "seconds", "tokens_per_second"}
+    assert np.load(tmp_path / "v.npy", allow_pickle=False).shape == (2, 32)
+
+
+def test_finetune_evaluate_and_predict(workshop: Path, tmp_path: Path, run: Run) -> None:
+    rows, model = workshop / "train.csv", workshop / "run/model"
+    result = run(
+        "finetune", "classify", rows, "--model", model, "--out", tmp_path / "c", "--epochs", 1
+    )
+    assert result.keys() >= {"scores", "best_epoch", "seconds", "tokens_per_second", "out"}
+    best = tmp_path / "c" / "best"
+    assert run("evaluate", best, rows).keys() >= {"accuracy", "f1", "mcc"}
+    sample = tmp_path / "sample.csv"
+    sample.write_text("text,label\n")
+    predicted = run("predict", best, rows, "--out", tmp_path / "answers.csv")
+    assert predicted["rows"] == 80
+    with (tmp_path / "answers.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 80
+
+
+def test_inspect_a_size_and_a_model(workshop: Path, run: Run) -> None:
+    for subject in ("base", workshop / "run/model"):
+        result = run("inspect", subject)
+        assert result.keys() >= {"parameters", "flops_per_token", "memory_bytes"}
+
+
+def test_env(run: Run) -> None:
+    assert run("env")["cores"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["vocab", "nowhere.txt", "--out", "v"], 66, "nowhere.txt"),
+        (["pretrain", "--out", "r"], 2, "DATA is missing"),
+        (["pretrain", "x", "--out", "r", "--steps", "0"], 2, "steps is 0"),
+        (["fill", "nowhere", "a [MASK]"], 66, "nowhere"),
+        (["inspect", "bass"], 2, "base"),
+    ],
+)
+def test_faults_end_with_their_status(
+    words: list[str],
+    status: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == status
+    assert message in capsys.readouterr().err
+
+
+def test_a_second_run_in_the_same_folder_is_refused(
+    workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", str(workshop / "corpus.txt"), "--out", str(workshop / "run")]
+    assert main([*words, "--vocab-size", "600"]) == 73
+    assert "--resume" in capsys.readouterr().err
