@@ -42,7 +42,7 @@ def test_special_strings_are_text_unless_asked_for() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("\n".join(PIECES) + "\nhello\n", r"vocab\.txt:16: 'hello' stands a second time at line 9"),
+        ("\n".join(PIECES) + "\nhello\n", r"vocab\.txt:16: 'hello' stands already at line 9"),
         ("[PAD]\n\n[UNK]\n", r"vocab\.txt:2: the line is blank"),
         ("[PAD]\nhello \n", r"vocab\.txt:2: 'hello ' begins or ends with white space"),
         ("[PAD]\n[UNK]\n[CLS]\n[SEP]\n", r"vocab\.txt: '\[MASK\]' is missing among 4 pieces"),

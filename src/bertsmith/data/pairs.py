@@ -67,11 +67,11 @@ def plan_pairs(shard: Shard, config: ExamplesConfig, words: Stream) -> Pairs:
         while sentence < last:
             target = longest
             if draw() < shorter:
-                target = 2 + draw() * (longest - 1) >> WORD_BITS
+                target = 2 + (draw() * (longest - 1) >> WORD_BITS)
             begin = starts[sentence]
             end = bisect_left(starts, begin + target, sentence + 1, last)
             count = end - sentence
-            border = end if count == 1 else sentence + 1 + draw() * (count - 1) >> WORD_BITS
+            border = end if count == 1 else sentence + 1 + (draw() * (count - 1) >> WORD_BITS)
             if count == 1 or draw() < elsewhere:
                 other = draw() * max(others, 1) >> WORD_BITS
                 other += other >= document and others > 0

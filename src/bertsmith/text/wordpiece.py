@@ -45,8 +45,7 @@ class Vocabulary:
                 break, cannot be written as UTF-8, or a special piece is missing.
         """
         self.pieces = tuple(pieces)
-        self.ids = {piece: number for number, piece in enumerate(self.pieces)}
-        _check(self.pieces, self.ids, where)
+        self.ids = _checked_ids(self.pieces, where)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             self.ids[piece] for piece in SPECIAL_PIECES
         )
@@ -92,7 +91,8 @@ class Vocabulary:
         return Vocabulary, (self.pieces,)
 
 
-def _check(pieces: tuple[str, ...], ids: dict[str, int], where: str) -> None:
+def _checked_ids(pieces: tuple[str, ...], where: str) -> dict[str, int]:
+    ids: dict[str, int] = {}
     for line, piece in enumerate(pieces, start=1):
         if not piece:
             raise DataError(f"{where}:{line}: the line is blank; expected one piece")
@@ -100,9 +100,9 @@ def _check(pieces: tuple[str, ...], ids: dict[str, int], where: str) -> None:
             raise DataError(
                 f"{where}:{line}: {piece!r} begins or ends with white space; expected a bare piece"
             )
-        if ids[piece] != line - 1:
+        if ids.setdefault(piece, line - 1) != line - 1:
             raise DataError(
-                f"{where}:{line}: {piece!r} stands a second time at line {ids[piece] + 1}; "
+                f"{where}:{line}: {piece!r} stands already at line {ids[piece] + 1}; "
                 f"each piece has one id, so delete one of the two"
             )
         if not piece.isascii() and any("\ud800" <= character <= "\udfff" for character in piece):
@@ -113,6 +113,7 @@ def _check(pieces: tuple[str, ...], ids: dict[str, int], where: str) -> None:
                 f"{where}: {piece!r} is missing among {len(pieces)} pieces; "
                 f"expected all of {' '.join(SPECIAL_PIECES)}, each on a line of its own"
             )
+    return ids
 
 
 class Tokenizer:

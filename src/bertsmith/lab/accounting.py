@@ -1,0 +1,154 @@
+"""Parameters, operations and memory of an encoder: by formula and by count.
+
+Letters, in formulas:  V vocabulary   H hidden size   L layers   A heads   F feed-forward width
+                       P positions   G segments   T tokens of one sequence   M masked share
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertsmith.config import BertConfig, ExamplesConfig, bert_of_size
+from bertsmith.folder import AnyModel, load_model
+from bertsmith.model.bert import Bert
+from bertsmith.model.heads import BertForPreTraining
+
+BYTES = 4  # of one number in fp32
+
+
+def account(model: str, *, sequence_length: int = 128) -> dict[str, Any]:
+    """Returns what a model folder, or a size such as `base` or `L6-H384`, holds and costs.
+
+    A size is that of the encoder with its pre-training heads.
+
+    Returns:
+        `config`, `parameters` by part, counted; `formula`, see `parameters_by_formula`;
+        `flops_per_token` and `memory_bytes`, each for inference and training.
+
+    Raises:
+        ConfigError: it is neither a folder nor a size.
+        MissingInputError, CheckpointError: the folder is not a whole model folder.
+    """
+    if Path(model).is_dir():
+        loaded = load_model(Path(model)).model
+    else:
+        loaded = on_paper(bert_of_size(model))
+    config = loaded.config
+    return {
+        "config": config.to_mapping(),
+        "parameters": count_parameters(loaded),
+        "formula": parameters_by_formula(config),
+        "flops_per_token": flops_per_token(loaded, sequence_length=sequence_length),
+        "memory_bytes": memory_bytes(loaded, sequence_length=sequence_length),
+    }
+
+
+def on_paper(config: BertConfig) -> BertForPreTraining:
+    """Returns a model with its pre-training heads that has shapes alone and takes no memory."""
+    with torch.device("meta"):
+        return BertForPreTraining(config)
+
+
+def count_parameters(model: AnyModel) -> dict[str, int]:
+    """Returns the number of parameters in each part of a model, its `encoder` and the `total`.
+
+    `encoder` is embeddings, blocks and pooler, as sizes are usually quoted. The output weight of
+    the masked-piece head is that of the piece embeddings, and is counted there.
+    """
+    encoder = model if isinstance(model, Bert) else model.encoder
+    parts = {
+        "piece_embeddings": encoder.embeddings.pieces,
+        "position_embeddings": encoder.embeddings.positions,
+        "segment_embeddings": encoder.embeddings.segments,
+        "embedding_norm": encoder.embeddings.norm,
+        "blocks": encoder.blocks,
+        "pooler": encoder.pooler,
+    }
+    counts = {name: _count(part) for name, part in parts.items() if part is not None}
+    counts["encoder"] = _count(encoder)
+    counts["total"] = _count(model)
+    counts["heads"] = counts["total"] - counts["encoder"]
+    return counts
+
+
+def parameters_by_formula(config: BertConfig) -> dict[str, int]:
+    """Returns the parameters of the encoder by the paper's formula, and by name what it leaves out.
+
+    The formula is V*H for the pieces and 12*L*H^2 for the blocks, with F = 4*H; `encoder` is the
+    sum and equals the count.
+
+    Source: Devlin et al. 2019, section 3, on the sizes of BERT_BASE and BERT_LARGE.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    inner = config.intermediate_size
+    parts = {
+        "pieces_VH": config.vocab_size * hidden,
+        "blocks_12LHH": 12 * layers * hidden**2,
+        "wider_or_narrower_feed_forward": layers * 2 * hidden * (inner - 4 * hidden),
+        "block_biases": layers * (5 * hidden + inner),  # of q, k, v, both outputs, and F
+        "block_norms": layers * 4 * hidden,
+        "positions_and_segments": (config.max_position_embeddings + config.type_vocab_size)
+        * hidden,
+        "embedding_norm": 2 * hidden,
+        "pooler": hidden**2 + hidden,
+    }
+    return parts | {"encoder": sum(parts.values())}
+
+
+def flops_per_token(
+    model: AnyModel,
+    *,
+    sequence_length: int,
+    masked_share: float | None = None,
+) -> dict[str, float]:
+    """Returns the floating-point operations in matrix products for one real token.
+
+    A product of [m, k] by [k, n] is 2*m*k*n. Each token reads `sequence_length` tokens. The
+    masked-piece head runs on `masked_share` of the tokens (by default that of the published
+    examples) and the pooler on one token of each sequence. Backward costs twice forward.
+    """
+    config = model.config
+    hidden, inner = config.hidden_size, config.intermediate_size
+    share = ExamplesConfig().masked_lm_prob if masked_share is None else masked_share
+    block = 2 * (4 * hidden**2 + 2 * hidden * inner) + 4 * sequence_length * hidden
+    encoder = model if isinstance(model, Bert) else model.encoder
+    forward = float(config.num_hidden_layers * block)
+    if encoder.pooler is not None:
+        forward += 2 * hidden**2 / sequence_length
+    if isinstance(model, BertForPreTraining):
+        forward += share * 2 * (hidden**2 + hidden * config.vocab_size)
+    return {"inference": forward, "training": 3 * forward}
+
+
+def memory_bytes(
+    model: AnyModel, *, sequence_length: int, tokens_per_batch: int = 4096
+) -> dict[str, int]:
+    """Returns the memory that weights and states take in fp32, roughly.
+
+    For inference: the weights, and the widest states of one block. For training: weights,
+    gradients and AdamW's two means; what every block keeps for its gradient; and the logits of
+    the masked pieces.
+    """
+    config = model.config
+    weights = _count(model) * BYTES
+    hidden, inner = config.hidden_size, config.intermediate_size
+    scores = config.num_attention_heads * sequence_length
+    widest = BYTES * tokens_per_batch * (2 * hidden + max(inner, 3 * hidden + scores))
+    # Kept: the input, q k v twice (as made, and by heads), the scores' three forms (softmax, mask),
+    # context, two sums with their masks, two normalised states, and both sides of the GELU.
+    kept = BYTES * tokens_per_batch * (13 * hidden + 2 * inner + 2 * scores)
+    logits = 0
+    if isinstance(model, BertForPreTraining):
+        masked = int(tokens_per_batch * ExamplesConfig().masked_lm_prob)
+        logits = BYTES * min(masked * config.vocab_size, 1 << 24) * 2
+    return {
+        "inference": weights + widest,
+        "training": 4 * weights + config.num_hidden_layers * kept + logits,
+    }
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

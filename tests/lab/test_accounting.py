@@ -1,0 +1,96 @@
+"""Parameters, operations and memory, against published counts and against what torch counts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tests.model.published import TINY, packed
+from torch.utils.flop_counter import FlopCounterMode
+
+from bertsmith.config import BertConfig, bert_of_size
+from bertsmith.errors import ConfigError
+from bertsmith.lab.accounting import (
+    account,
+    count_parameters,
+    flops_per_token,
+    memory_bytes,
+    on_paper,
+    parameters_by_formula,
+)
+from bertsmith.model.bert import Bert
+from bertsmith.model.heads import BertForClassification, BertForPreTraining
+
+
+@pytest.mark.parametrize(
+    ("config", "encoder", "total"),
+    [
+        (bert_of_size("base"), 109_482_240, 110_106_428),
+        (bert_of_size("large"), 335_141_888, 336_226_108),
+        (bert_of_size("base", vocab_size=21128), 102_267_648, 102_882_442),
+    ],
+)
+def test_published_sizes_have_their_published_counts(
+    config: BertConfig, encoder: int, total: int
+) -> None:
+    counts = count_parameters(on_paper(config))
+    assert (counts["encoder"], counts["total"]) == (encoder, total)
+    assert counts["heads"] == total - encoder
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        dataclasses.replace(TINY, intermediate_size=100, type_vocab_size=5),
+        *map(bert_of_size, ("tiny", "mini", "small", "medium", "base", "large", "L6-H384-A12")),
+    ],
+)
+def test_the_formula_is_the_count(config: BertConfig) -> None:
+    formula = parameters_by_formula(config)
+    assert formula["encoder"] == count_parameters(on_paper(config))["encoder"]
+    assert formula["pieces_VH"] == config.vocab_size * config.hidden_size
+    assert formula["blocks_12LHH"] == 12 * config.num_hidden_layers * config.hidden_size**2
+
+
+def test_the_parts_are_the_whole() -> None:
+    for model in (Bert(TINY, with_pooler=False), BertForPreTraining(TINY)):
+        counts = count_parameters(model)
+        whole = counts.pop("total")
+        parts = sum(count for name, count in counts.items() if name != "encoder")
+        assert parts == whole == sum(p.numel() for p in model.parameters())
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    lengths = [32] * 10
+    batch = packed(lengths, TINY)
+    share = len(batch["masked_positions"]) / sum(lengths)
+    model = BertForPreTraining(TINY).train()  # with dropout, all products are torch's plain ones
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**batch)
+    next_head = 2 * 2 * TINY.hidden_size * len(lengths)  # too small to be in the formula
+    expected = flops_per_token(model, sequence_length=32, masked_share=share)
+    counted = (counter.get_total_flops() - next_head) / sum(lengths)
+    assert counted == pytest.approx(expected["inference"], rel=1e-9)
+    assert expected["training"] == 3 * expected["inference"]
+
+
+def test_training_takes_four_times_the_weights_and_more() -> None:
+    model = BertForClassification(TINY, 2)
+    weights = 4 * count_parameters(model)["total"]
+    memory = memory_bytes(model, sequence_length=128)
+    assert weights < memory["inference"] < memory["training"]
+    assert memory["training"] > 4 * weights
+
+
+def test_a_size_is_accounted_for_without_taking_its_memory() -> None:
+    found = account("L1000-H16384-A128")
+    assert found["parameters"]["total"] > 3e12
+    assert found["memory_bytes"]["inference"] > 12e12
+    assert found["flops_per_token"]["training"] > 6 * 3e12
+
+
+def test_an_unknown_size_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no size 'bass'; did you mean 'base'\?"):
+        account("bass")
