@@ -122,8 +122,9 @@ def test_one_batch_is_learnt_to_nearly_zero_loss(tmp_path: Path) -> None:
     encoder = write_encoder(tmp_path / "encoder", **still)
     rows = opinions(16, 2)
     path = write_rows(tmp_path / "train.csv", rows)
-    config = FinetuneConfig(epochs=120, batch_size=16, max_length=24, threads=1)
-    finetune("classify", path, encoder, tmp_path / "run", config, FAST, dev=path)
+    config = FinetuneConfig(epochs=40, batch_size=16, max_length=24, threads=1)
+    steep = OptimizerConfig(learning_rate=1e-2)
+    finetune("classify", path, encoder, tmp_path / "run", config, steep, dev=path)
     losses = [row["loss"] for row in metrics(tmp_path / "run") if "loss" in row]
     assert losses[0] > 0.6 and losses[-1] < 0.02
 
