@@ -41,7 +41,6 @@ from bertsmith.recipes.pretraining_data import (
     unigram_loss,
 )
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
-from bertsmith.recipes.vocabulary import learn
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
@@ -129,20 +128,21 @@ def pretrain(
         progress = stack.enter_context(ProgressLine())
         folder.settle(table, may_change=MAY_CHANGE, say=progress.say)
         corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress.say)
-        run = _new_run(corpus, settings)
-        refuse_without_room_for_two(folder.checkpoints, run)
+        model = _new_model(corpus, settings)
+        run = Run(model, adamw(model, settings.optimizer))
+        refuse_without_room_for_two(folder.path, run)
         state = _resume(run, corpus, folder, progress.say) or {}
         stopwatch = Stopwatch(state.get("seconds", 0.0))
         pace = _pace(settings.run, corpus, stopwatch)
         stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state))
         watch = Watch(
-            run.model,
+            model,
             tokenizer,
             settings.run,
             {
                 "task": "pretrain",
                 "settings": table,
-                "corpus": corpus.sha256,
+                "corpus": corpus.fingerprint,
                 "tokenizer": tokenizer.fingerprint,
             },
             folder=folder,
@@ -210,6 +210,8 @@ def _make_corpus(
         if not (vocab / "vocab.txt").is_file():
             size = settings.run.vocab_size or _usual_vocab_size(settings.run)
             say(f"learns a vocabulary of {size:,} pieces")
+            from bertsmith.recipes.vocabulary import learn
+
             learn(sources, vocab, VocabConfig(size=size, num_unused=99), settings.corpus)
     say("prepares the corpus")
     prepare(sources, read_tokenizer(vocab), place, settings.corpus, settings.prepare)
@@ -218,13 +220,13 @@ def _make_corpus(
 def _usual_vocab_size(config: PretrainConfig) -> int:
     """Returns the published size for wide encoders and a smaller one for narrow ones.
 
-    Up to a width of 512, half or more of the parameters and of the time would go into 30,522 pieces.
+    Up to a width of 512, half the parameters or more would go into vectors of 30,522 pieces.
     """
     return 30_522 if bert_of_size(config.size).hidden_size > 512 else 8_192
 
 
-def _new_run(corpus: Corpus, settings: PretrainSettings) -> Run:
-    """Returns a model of random weights and its optimizer."""
+def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining:
+    """Returns a model of random weights, drawn from the run's seed."""
     longest = max(each.sequence_length for each in phases(settings.run, settings.examples))
     config = bert_of_size(
         settings.run.size,
@@ -232,8 +234,7 @@ def _new_run(corpus: Corpus, settings: PretrainSettings) -> Run:
         max_position_embeddings=max(longest, BertConfig.max_position_embeddings),
     )
     torch.manual_seed(settings.run.seed)
-    model = BertForPreTraining(config).to("cuda" if torch.cuda.is_available() else "cpu")
-    return Run(model, adamw(model, settings.optimizer))
+    return BertForPreTraining(config).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _resume(
@@ -245,9 +246,9 @@ def _resume(
         folder.forget_after(0)
         return None
     state = checkpoint.state
-    if state["corpus"] != corpus.sha256:
+    if state["corpus"] != corpus.fingerprint:
         raise DataError(
-            f"{corpus.path}: is corpus {corpus.sha256[:16]} of tokenizer "
+            f"{corpus.path}: is corpus {corpus.fingerprint[:16]} of tokenizer "
             f"{corpus.tokenizer_fingerprint[:16]}, but {checkpoint.folder} was trained on corpus "
             f"{state['corpus'][:16]} of tokenizer {state['tokenizer'][:16]}; give that one"
         )

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from torch import nn
+
 from bertsmith.config import PretrainConfig
 from bertsmith.data.batches import PackedBatch
 from bertsmith.errors import StoppedError
-from bertsmith.folder import AnyModel, save_model
+from bertsmith.folder import save_model
+from bertsmith.model.heads import BertForPreTraining
 from bertsmith.recipes.pretraining_data import StepStream
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import purge_checkpoints, save_checkpoint
@@ -20,7 +23,6 @@ from bertsmith.train.pace import Pace, Stopwatch
 from bertsmith.train.progress import ProgressLine, duration
 from bertsmith.train.run_folder import RunFolder
 from bertsmith.train.stopping import StopRequests
-
 
 _FIGURES = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
 
@@ -54,7 +56,7 @@ class Evaluator:
     batches: list[PackedBatch]
     unigram_loss: float
 
-    def measure(self, model: AnyModel) -> dict[str, float]:
+    def measure(self, model: nn.Module) -> dict[str, float]:
         """Returns the held-out figures of `model`, beside the unigram model's loss."""
         device = next(model.parameters()).device
         figures = evaluate(model, (batch.to(device).tensors() for batch in self.batches))
@@ -65,7 +67,7 @@ class Evaluator:
 class Watch:
     """Watches over one sitting of a run; `after_step` is the loop's hook."""
 
-    model: AnyModel
+    model: BertForPreTraining
     tokenizer: Tokenizer
     config: PretrainConfig
     facts: Mapping[str, Any]  # what the model folder remembers of the run
