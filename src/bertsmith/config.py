@@ -124,9 +124,9 @@ class VocabConfig(Settings):
     character_coverage: Annotated[
         float, Gt(0), Le(1), Help("share of all characters that must not become [UNK]")
     ] = 0.9999
-    num_unused: Annotated[int, Ge(0), Help("rows [unused0].. kept free for words added later")] = (
-        994
-    )
+    num_unused: Annotated[
+        int | None, Ge(0), Help("rows [unused0].. kept free; by default 994 in 20,000 or more")
+    ] = None
 
 
 # ---------------------------------------------------------------------------------- data

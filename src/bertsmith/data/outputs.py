@@ -74,9 +74,9 @@ def write_predictions(path: Path, rows: Iterable[Answered], id_column: str | Non
     with new_file(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         for row in rows:
-            ids = {} if id_column is None else {id_column: row.id}
+            ids: dict[str, str | None] = {} if id_column is None else {id_column: row.id}
             if path.suffix.lower() == ".jsonl":
-                cells = ids | {PREDICTION: row.answer}
+                cells: dict[str, Any] = ids | {PREDICTION: row.answer}
                 if row.probabilities:
                     cells["probabilities"] = dict(row.probabilities)
                 file.write(json.dumps(cells, ensure_ascii=False) + "\n")
@@ -143,7 +143,8 @@ def write_submission(path: Path, rows: Iterable[Answered], layout: Layout) -> in
         assert row.id is not None, "rows for a submission are read with their ids"
         if row.id in found:
             raise DataError(
-                f"{layout.id_column} {row.id!r} stands twice in the data; expected once"
+                f"{layout.path}: {layout.id_column} {row.id!r} stands twice in the data; "
+                f"expected every id once"
             )
         found[row.id] = row
     for one, other, where in ((layout.ids, found, "the data"), (found, layout.ids, layout.path)):

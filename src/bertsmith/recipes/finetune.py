@@ -240,7 +240,7 @@ class Sitting:
         tokens = rows.num_tokens * self._config.epochs
         return {
             "scores": standing.best_scores,
-            "best_epoch": round(standing.best_step / self._steps_per_epoch, 2),
+            "best_epoch": _short(standing.best_step / self._steps_per_epoch),
             "seconds": self._whole.seconds(),
             "tokens_per_second": tokens / standing.training_seconds,
             "out": str(self._folder.path),
@@ -270,7 +270,7 @@ class Sitting:
         return task.score(dev.examples, predictions), alike and len(dev.targets.unique()) > 1
 
     def _keep(self, run: Run, place: Path, scores: dict[str, float]) -> None:
-        facts = self._facts | {"scores": scores, "epoch": round(self._epoch(run), 2)}
+        facts = self._facts | {"scores": scores, "epoch": _short(self._epoch(run))}
         save_model(place, self._model_for_use(run), self._tokenizer, facts)
 
     def _model_for_use(self, run: Run) -> TaskModel:
@@ -293,6 +293,11 @@ class Sitting:
 
     def _epoch(self, run: Run) -> float:
         return run.step / self._steps_per_epoch
+
+
+def _short(epoch: float) -> float:
+    """Returns 2 for 2.0, and 2.33 for 2.3333."""
+    return int(epoch) if epoch == int(epoch) else round(epoch, 2)
 
 
 def _check_length(config: FinetuneConfig, encoder: BertConfig, model: Path) -> None:

@@ -26,7 +26,7 @@ _SPACES = CharacterClass(classes.SPACES)
 _CHINESE = CharacterClass(classes.CHINESE)
 _ORDERED_MARKS = CharacterClass(classes.ORDERED_MARKS)
 _UNDECOMPOSED = CharacterClass(classes.UNDECOMPOSED)
-_ORDERED_MARK = re.compile(f"[{_ORDERED_MARKS.pattern()}]")
+_MARKS_THAT_MEET = re.compile(f"[{_ORDERED_MARKS.pattern()}]{{2}}")
 _YOUNG_LOWER = {
     capital: chr(lower + capital - first)
     for first, last, lower in classes.YOUNG_CAPITALS
@@ -57,6 +57,8 @@ class Normalizer:
         )
         self._plain = _Table(casing, self._strips, spaced=False)
         self._spaced = _Table(casing, self._strips, spaced=True)
+        self._lined = _Table(casing, self._strips, spaced=True)
+        self._lined[ord("\n")] = "\n"
 
     def normalize(self, text: str) -> str:
         """Returns the text cleaned, Chinese characters spaced, accents stripped, lower-cased."""
@@ -65,6 +67,10 @@ class Normalizer:
     def words(self, text: str) -> list[str]:
         """Returns the normalised words of the text; a punctuation mark is a word."""
         return self._translate(text, self._spaced).split()
+
+    def space_out(self, lines: str) -> str:
+        """Returns the text with spaces between its normalised words; line breaks are kept."""
+        return self._translate(lines, self._lined)
 
     def iterate_words(self, text: str, longest: int) -> Iterator[str]:
         """Yields the words as they are asked for; those longer than `longest` are cut to that.
@@ -110,12 +116,12 @@ class Normalizer:
 
     def _translate(self, text: str, table: _Table) -> str:
         made = text.translate(table)
-        if self._strips and not made.isascii() and _ORDERED_MARK.search(made):
+        if self._strips and not made.isascii() and _MARKS_THAT_MEET.search(made):
             made = "".join(character for character, _ in _ordered(text)).translate(table)
         return made
 
     def _traced(self, text: str) -> Iterator[tuple[str, int]]:
-        if self._strips and _ORDERED_MARK.search(text.translate(self._plain)):
+        if self._strips and _MARKS_THAT_MEET.search(text.translate(self._plain)):
             return iter(_ordered(text))
         return ((character, index) for index, character in enumerate(text))
 
