@@ -512,6 +512,16 @@ def test_raw_text_is_prepared_once_inside_the_run(tmp_path: Path, vocabulary: Pa
     assert result["steps"] == 5
 
 
+def test_from_text_alone_a_vocabulary_is_learnt_first(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.txt", 40)
+    out = tmp_path / "run"
+    pretrain([str(text)], out, settings_with(steps=2, vocab_size=60))
+    assert len(read_tokenizer(out / "vocab").vocabulary.pieces) <= 60
+    assert read_tokenizer(out / "model").decode([5]) == read_tokenizer(out / "vocab").decode([5])
+    with pytest.raises(ConfigError, match="vocab_size is given, but .* vocabulary of its own"):
+        pretrain([str(out / "corpus")], tmp_path / "other", settings_with(vocab_size=60))
+
+
 def test_without_text_set_aside_the_figures_are_those_of_training(
     tmp_path: Path, vocabulary: Path
 ) -> None:
