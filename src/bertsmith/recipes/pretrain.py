@@ -41,6 +41,7 @@ from bertsmith.recipes.pretraining_data import (
     unigram_loss,
 )
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
+from bertsmith.recipes.vocabulary import learn
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
@@ -210,9 +211,7 @@ def _make_corpus(
         if not (vocab / "vocab.txt").is_file():
             size = settings.run.vocab_size or _usual_vocab_size(settings.run)
             say(f"learns a vocabulary of {size:,} pieces")
-            from bertsmith.recipes.vocabulary import learn
-
-            learn(sources, vocab, VocabConfig(size=size, num_unused=99), settings.corpus)
+            learn(sources, vocab, VocabConfig(size=size), settings.corpus, settings.prepare.workers)
     say("prepares the corpus")
     prepare(sources, read_tokenizer(vocab), place, settings.corpus, settings.prepare)
 
