@@ -76,7 +76,8 @@ def main() -> None:
         return
     rows = []
     print(
-        f"{'MB':>6}{'workers':>9}{'seconds':>9}{'CPU s':>7}{'MB/s':>7}{'parent MB':>11}{'all MB':>8}"
+        f"{'MB':>6}{'workers':>9}{'seconds':>9}{'CPU s':>7}"
+        f"{'MB/s':>7}{'parent MB':>11}{'all MB':>8}"
     )
     for megabytes in given.megabytes:
         for workers in given.workers:
