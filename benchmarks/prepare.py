@@ -75,9 +75,8 @@ def main() -> None:
         print(json.dumps(run(json.loads(sys.stdin.read()))))
         return
     rows = []
-    print(
-        f"{'MB':>6}{'workers':>9}{'seconds':>9}{'CPU s':>7}{'MB/s':>7}{'parent MB':>11}{'all MB':>8}"
-    )
+    names = ("MB", "workers", "seconds", "CPU s", "MB/s", "parent MB", "all MB")
+    print("{:>6}{:>9}{:>9}{:>7}{:>7}{:>11}{:>8}".format(*names))
     for megabytes in given.megabytes:
         for workers in given.workers:
             report = run_alone(first_megabytes(given.text, megabytes), given.vocab, workers)
