@@ -1,4 +1,4 @@
-"""The run of `test_pretrain.py` as a process of its own, which signals can be sent to.
+"""The run of `toy_runs.py` as a process of its own, which signals can be sent to.
 
 python pretrain_program.py CORPUS OUT '{"steps": 100}'
 """
@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tests.recipes.test_pretrain import RUN, SETTINGS
+from tests.recipes.toy_runs import RUN, SETTINGS
 
 from bertsmith.errors import BertsmithError
 from bertsmith.recipes.pretrain import pretrain
