@@ -32,6 +32,7 @@ from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import read_tokenizer
 from bertsmith.model.heads import BertForPreTraining
+from bertsmith.progress import ProgressLine
 from bertsmith.recipes.prepare import prepare
 from bertsmith.recipes.pretraining_data import (
     StepStream,
@@ -51,7 +52,6 @@ from bertsmith.train.checkpoint import (
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import Pace, Stopwatch, by_steps, by_time
-from bertsmith.train.progress import ProgressLine
 from bertsmith.train.run_folder import RunFolder, open_run_folder
 from bertsmith.train.stopping import StopRequests
 
