@@ -6,15 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bertsmith.text.keys import (
-    HIGH_MASKS,
-    LONGEST_KEY,
-    LOW_MASKS,
-    PADDING,
-    Keys,
-    KeyTable,
-    read_keys,
-)
+from bertsmith.text.keys import LONGEST_KEY, MASKS, PADDING, KeyTable, read_keys
 
 
 class GreedyCutter:
@@ -68,7 +60,7 @@ class _PieceTable:
         self._ids.values[slots] = np.fromiter(known.values(), np.int64, len(known))
         self._longest = int(lengths.max(initial=0))
 
-    def longest(self, keys: Keys, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def longest(self, keys: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the id of the longest piece that each key begins with, or -1, and its length."""
         ids = np.full(len(lengths), -1, np.int64)
         sizes = np.zeros(len(lengths), np.int64)
@@ -79,8 +71,7 @@ class _PieceTable:
             pending = np.concatenate([pending, by_length[borders[size] : borders[size + 1]]])
             if not len(pending):
                 continue
-            cut = Keys(keys.low[pending] & LOW_MASKS[size], keys.high[pending] & HIGH_MASKS[size])
-            found = self._ids.look_up(cut)
+            found = self._ids.look_up(keys[pending] & MASKS[size])
             known = found >= 0
             ids[pending[known]] = found[known]
             sizes[pending[known]] = size

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 LONGEST_KEY = 16  # bytes
@@ -12,23 +10,21 @@ PADDING = b" " * LONGEST_KEY  # what must follow the last byte of a buffer that 
 _FEW_SLOTS = 1 << 14
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads keys over the slots
 _MIX_HIGH = np.uint64(0xC2B2AE3D27D4EB4F)
-LOW_MASKS = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(LONGEST_KEY + 1)], np.uint64)
-HIGH_MASKS = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(LONGEST_KEY + 1)], np.uint64)
+
+# What is left of 16 bytes when only the first 0, 1 .. 16 count. uint64 [17, 2]
+MASKS = np.array(
+    [[(1 << 8 * min(n, 8)) - 1, (1 << 8 * max(n - 8, 0)) - 1] for n in range(LONGEST_KEY + 1)],
+    np.uint64,
+)
 
 
-class Keys(NamedTuple):
-    """Byte strings of 1 to 16 bytes, none of them NUL, as two words each. uint64 [N], [N]"""
+def read_keys(content: bytes, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the keys that stand at `starts` of `content`, which ends with `PADDING`.
 
-    low: np.ndarray
-    high: np.ndarray
-
-
-def read_keys(content: bytes, starts: np.ndarray, lengths: np.ndarray) -> Keys:
-    """Returns the keys that stand at `starts` of `content`, which ends with `PADDING`."""
-    words = np.ndarray((len(content) - 7,), "<u8", content, strides=(1,))
-    return Keys(
-        words[starts] & LOW_MASKS.take(lengths), words[starts + 8] & HIGH_MASKS.take(lengths)
-    )
+    A key is a string of 1 to 16 bytes, none of them NUL, held as two words. uint64 [N, 2]
+    """
+    windows = np.ndarray((len(content) - LONGEST_KEY + 1,), "V16", content, strides=(1,))
+    return windows[starts].view("<u8").reshape(-1, 2) & MASKS.take(lengths, axis=0)
 
 
 class KeyTable:
@@ -42,70 +38,71 @@ class KeyTable:
         self._allocate(max(_FEW_SLOTS, 1 << (4 * expected).bit_length()))
 
     def _allocate(self, slots: int) -> None:
-        self._low = np.zeros(slots, np.uint64)
-        self._high = np.zeros(slots, np.uint64)
+        self._keys = np.zeros((slots, 2), np.uint64)
         self.values = np.zeros(slots, np.int64)
         self._shift = np.uint64(65 - slots.bit_length())
 
-    def look_up(self, keys: Keys) -> np.ndarray:
+    def look_up(self, keys: np.ndarray) -> np.ndarray:
         """Returns the value of each key, -1 where there is none. int64 [N]"""
         slots = self._home(keys)
-        low = self._low.take(slots)
-        same = (low == keys.low) & (self._high.take(slots) == keys.high)
+        there = self._keys.take(slots, axis=0)
+        same = _equal(there, keys)
         values = np.where(same, self.values.take(slots), -1)
-        pending = np.flatnonzero((low != 0) & ~same)
+        pending = np.flatnonzero((there[:, 0] != 0) & ~same)
         while len(pending):
-            at = slots[pending] = (slots[pending] + 1) & (len(self._low) - 1)
-            low = self._low[at]
-            same = (low == keys.low[pending]) & (self._high[at] == keys.high[pending])
+            at = slots[pending] = (slots[pending] + 1) & (len(self._keys) - 1)
+            there = self._keys[at]
+            same = _equal(there, keys[pending])
             values[pending[same]] = self.values[at[same]]
-            pending = pending[(low != 0) & ~same]
+            pending = pending[(there[:, 0] != 0) & ~same]
         return values
 
-    def find(self, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the slot of each key, and the indices of keys that were not there before.
 
         A new key is entered, and named once however often it stands in `keys`; the caller owes
         `values` an entry for its slot.
         """
         slots = self._home(keys)
-        same = (self._low.take(slots) == keys.low) & (self._high.take(slots) == keys.high)
-        elsewhere = np.flatnonzero(~same)
-        if 2 * (self.used + len(elsewhere)) > len(self._low):
+        elsewhere = np.flatnonzero(~_equal(self._keys.take(slots, axis=0), keys))
+        if 2 * (self.used + len(elsewhere)) > len(self._keys):
             self._grow(self.used + len(elsewhere))
             slots = self._home(keys)
             elsewhere = np.arange(len(slots))
         return slots, self._enter(keys, slots, elsewhere)
 
-    def _home(self, keys: Keys) -> np.ndarray:
-        mixed = (keys.low ^ (keys.high * _MIX_HIGH)) * _MIX
+    def _home(self, keys: np.ndarray) -> np.ndarray:
+        mixed = (keys[:, 0] ^ (keys[:, 1] * _MIX_HIGH)) * _MIX
         return (mixed >> self._shift).view(np.int64)
 
-    def _enter(self, keys: Keys, slots: np.ndarray, pending: np.ndarray) -> np.ndarray:
+    def _enter(self, keys: np.ndarray, slots: np.ndarray, pending: np.ndarray) -> np.ndarray:
         """Settles `slots[pending]` in place; returns one index for every key that was new."""
         entered = [pending[:0]]
         while len(pending):
-            at = slots[pending]
-            low, high = keys.low[pending], keys.high[pending]
-            empty = self._low[at] == 0
-            # Where several keys claim one empty slot the last one written has it, in all arrays.
+            at, wanted = slots[pending], keys[pending]
+            empty = self._keys[at, 0] == 0
+            # Where several keys claim one empty slot the last one written has it, in both arrays.
             claims, claimed = pending[empty], at[empty]
-            self._low[claimed] = low[empty]
-            self._high[claimed] = high[empty]
+            self._keys[claimed] = wanted[empty]
             self.values[claimed] = claims
             won = claims[self.values[claimed] == claims]
             entered.append(won)
             self.used += len(won)
-            other = (self._low[at] != low) | (self._high[at] != high)
+            other = ~_equal(self._keys[at], wanted)
             pending = pending[other]
-            slots[pending] = (at[other] + 1) & (len(self._low) - 1)
+            slots[pending] = (at[other] + 1) & (len(self._keys) - 1)
         return np.concatenate(entered)
 
     def _grow(self, expected: int) -> None:
-        kept = np.flatnonzero(self._low)
-        old, values = Keys(self._low[kept], self._high[kept]), self.values[kept]
+        kept = np.flatnonzero(self._keys[:, 0])
+        old, values = self._keys[kept], self.values[kept]
         self._allocate(1 << (4 * expected).bit_length())
         slots = self._home(old)
         self._enter(old, slots, np.arange(len(slots)))
         self.used = len(kept)
         self.values[slots] = values
+
+
+def _equal(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    same = left == right
+    return same[:, 0] & same[:, 1]
