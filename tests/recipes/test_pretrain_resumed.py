@@ -38,6 +38,7 @@ from bertsmith.errors import (
     ConfigError,
     DataError,
     FolderInUseError,
+    MissingInputError,
     NotFiniteError,
 )
 from bertsmith.folder import read_tokenizer
@@ -71,10 +72,11 @@ def test_the_steps_pass_epochs_and_phases(unbroken_run: Path) -> None:
 
 
 def test_resumed_before_its_first_checkpoint_a_run_starts_again(
-    tmp_path: Path, unbroken_run: Path, toy_corpus: Path
+    tmp_path: Path, unbroken_run: Path, toy_corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = as_killed_after(unbroken_run, 0, tmp_path / "run")
     pretrain([str(toy_corpus)], out, SETTINGS, resume=True)
+    assert "before its first checkpoint: it starts at the beginning" in capsys.readouterr().err
     assert weights_of(out) == weights_of(unbroken_run)
     assert metrics_of(out) == metrics_of(unbroken_run)
 
@@ -142,9 +144,7 @@ def test_killed_at_any_moment_and_resumed_the_weights_are_the_same(
     assert metrics_of(out) == metrics_of(unbroken_run)
 
 
-def test_asked_to_stop_a_run_saves_says_how_to_go_on_and_exits_with_75(
-    tmp_path: Path, toy_corpus: Path
-) -> None:
+def test_signals_make_a_run_save_or_save_and_stop_with_75(tmp_path: Path, toy_corpus: Path) -> None:
     out = tmp_path / "run"
     child = subprocess.Popen(
         program(toy_corpus, out, steps=1_000_000, checkpoint_every=1_000_000, log_every=1),
@@ -152,10 +152,16 @@ def test_asked_to_stop_a_run_saves_says_how_to_go_on_and_exits_with_75(
         stderr=subprocess.PIPE,
         text=True,
     )
-    metrics = out / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+
+    def wait_for(path: Path) -> None:
+        deadline = time.monotonic() + 120
+        while not path.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    wait_for(out / "metrics.jsonl")
+    child.send_signal(signal.SIGUSR1)
+    wait_for(out / "checkpoints" / "latest")
+    saved = (out / "checkpoints" / "latest").read_text()
     asked = time.monotonic()
     child.send_signal(signal.SIGTERM)
     _, said = child.communicate()
@@ -164,7 +170,7 @@ def test_asked_to_stop_a_run_saves_says_how_to_go_on_and_exits_with_75(
     assert "stopped by SIGTERM after step" in said
     assert f"go on with: bertsmith pretrain --config {out}/settings.json --out {out}" in said
     last = metrics_of(out)[-1]["step"]
-    assert (out / "checkpoints" / "latest").read_text() == f"step-{last:08d}\n"
+    assert (out / "checkpoints" / "latest").read_text() == f"step-{last:08d}\n" >= saved
 
 
 # ---------------------------------------------------------------------------------- refusals
@@ -205,6 +211,16 @@ def test_a_run_is_not_resumed_with_other_settings(
     out = as_killed_after(unbroken_run, 3, tmp_path / "run")
     with pytest.raises(ConfigError, match=f"cannot go on .*{shown}"):
         pretrain([str(toy_corpus)], out, settings_with(**changes), resume=True)
+
+
+def test_text_that_cannot_be_read_does_not_block_the_folder(
+    tmp_path: Path, toy_vocabulary: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(MissingInputError):
+        pretrain([str(tmp_path / "absent.txt")], out, SETTINGS, vocab=toy_vocabulary)
+    text = write_text(tmp_path / "text.txt", 20)
+    assert pretrain([str(text)], out, settings_with(steps=1), vocab=toy_vocabulary)["steps"] == 1
 
 
 def test_a_run_may_be_made_longer_which_is_said(

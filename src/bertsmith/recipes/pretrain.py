@@ -127,12 +127,13 @@ def pretrain(
     with ExitStack() as stack:
         folder = stack.enter_context(open_run_folder(out, resume=resume))
         progress = stack.enter_context(ProgressLine())
+        corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress)
         folder.settle(table, may_change=MAY_CHANGE, say=progress.say)
-        corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress.say)
         model = _new_model(corpus, settings)
         run = Run(model, adamw(model, settings.optimizer))
         refuse_without_room_for_two(folder.path, run)
-        state = _resume(run, corpus, folder, progress.say) or {}
+        state = _resume(run, corpus, folder, progress.say)
+        evaluator = _evaluator(corpus, tokenizer, settings, progress.say)
         stopwatch = Stopwatch(state.get("seconds", 0.0))
         pace = _pace(settings.run, corpus, stopwatch)
         stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state))
@@ -148,7 +149,7 @@ def pretrain(
             },
             folder=folder,
             stream=stream,
-            evaluator=_evaluator(corpus, tokenizer, settings, progress.say),
+            evaluator=evaluator,
             pace=pace,
             stopwatch=stopwatch,
             progress=progress,
@@ -174,7 +175,7 @@ def _find_corpus(
     settings: PretrainSettings,
     vocab: Path | None,
     folder: RunFolder,
-    say: Callable[[str], None],
+    progress: ProgressLine,
 ) -> tuple[Corpus, Tokenizer]:
     """Returns the corpus that was given, or that is made of the raw text, and its tokenizer."""
     if len(sources) == 1 and (Path(sources[0]) / MANIFEST).is_file():
@@ -187,12 +188,12 @@ def _find_corpus(
     else:
         place = folder.path / "corpus"
         if not (place / MANIFEST).is_file():
-            _make_corpus(sources, settings, vocab, place, say)
+            _make_corpus(sources, settings, vocab, place, progress)
     corpus = open_corpus(place)
     if vocab is not None:
         corpus.require_tokenizer(read_tokenizer(vocab).fingerprint, f"that of {vocab}")
     total = corpus.total("train")
-    say(
+    progress.say(
         f"{place}: {total.documents:,} documents, {total.pieces:,} pieces to learn from, "
         f"{corpus.total('held_out').pieces:,} held out, {corpus.vocab_size:,} kinds of piece"
     )
@@ -204,16 +205,29 @@ def _make_corpus(
     settings: PretrainSettings,
     vocab: Path | None,
     place: Path,
-    say: Callable[[str], None],
+    progress: ProgressLine,
 ) -> None:
     if vocab is None:
         vocab = place.with_name("vocab")
-        if not (vocab / "vocab.txt").is_file():
-            size = settings.run.vocab_size or _usual_vocab_size(settings.run)
-            say(f"learns a vocabulary of {size:,} pieces")
-            learn(sources, vocab, VocabConfig(size=size), settings.corpus, settings.prepare.workers)
-    say("prepares the corpus")
-    prepare(sources, read_tokenizer(vocab), place, settings.corpus, settings.prepare)
+        size = settings.run.vocab_size or _usual_vocab_size(settings.run)
+        progress.say(f"learns a vocabulary of {size:,} pieces")
+        learn(
+            sources,
+            vocab,
+            VocabConfig(size=size),
+            settings.corpus,
+            settings.prepare.workers,
+            on_progress=lambda line: progress.show(None, line),
+        )
+    progress.say("prepares the corpus")
+    prepare(
+        sources,
+        read_tokenizer(vocab),
+        place,
+        settings.corpus,
+        settings.prepare,
+        on_progress=lambda done: progress.show(None, f"{done / 1e6:,.0f} MB prepared"),
+    )
 
 
 def _usual_vocab_size(config: PretrainConfig) -> int:
@@ -238,12 +252,17 @@ def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining
 
 def _resume(
     run: Run, corpus: Corpus, folder: RunFolder, say: Callable[[str], None]
-) -> dict[str, Any] | None:
-    """Puts `run` where the newest sound checkpoint stands; returns what that holds besides."""
+) -> dict[str, Any]:
+    """Puts `run` where the newest sound checkpoint stands; returns what that holds besides.
+
+    Where none was ever finished the run starts at the beginning, and nothing is returned.
+    """
     checkpoint = newest_checkpoint(folder.checkpoints, say)
     if checkpoint is None:
+        if folder.metrics():
+            say("the run was stopped before its first checkpoint: it starts at the beginning")
         folder.forget_after(0)
-        return None
+        return {}
     state = checkpoint.state
     if state["corpus"] != corpus.fingerprint:
         raise DataError(
