@@ -3,13 +3,15 @@
     python benchmarks/prepare.py --text ../shared/data/pretrain-en/wikipedia
 
 Each run is a process of its own, from an empty memo. Memory is the peak of the parent and the sum
-of all processes' peaks; it must not grow with the corpus.
+of all processes' peaks; it must not grow with the corpus. Seconds of the processor are those of all
+processes: on idle cores, divided by the workers, they are what the clock shows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -32,15 +34,18 @@ def first_megabytes(folder: Path, megabytes: float) -> list[str]:
 
 
 def run_alone(sources: list[str], vocabulary: Path, workers: int) -> dict[str, Any]:
-    """Returns the report of `prepare` in a fresh process."""
+    """Returns the report of `prepare` in a fresh process, and the processor's seconds."""
     request = json.dumps({"sources": sources, "vocabulary": str(vocabulary), "workers": workers})
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = used.ru_utime + used.ru_stime
     done = subprocess.run(
         [sys.executable, __file__, "--run"], input=request, capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(done.stderr)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     report: dict[str, Any] = json.loads(done.stdout)
-    return report
+    return report | {"cpu_seconds": round(used.ru_utime + used.ru_stime - before, 2)}
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +75,10 @@ def main() -> None:
         print(json.dumps(run(json.loads(sys.stdin.read()))))
         return
     rows = []
-    print(f"{'MB':>6}{'workers':>9}{'seconds':>9}{'MB/s':>7}{'parent MB':>11}{'all MB':>8}")
+    print(
+        f"{'MB':>6}{'workers':>9}{'seconds':>9}{'CPU s':>7}"
+        f"{'MB/s':>7}{'parent MB':>11}{'all MB':>8}"
+    )
     for megabytes in given.megabytes:
         for workers in given.workers:
             report = run_alone(first_megabytes(given.text, megabytes), given.vocab, workers)
@@ -78,7 +86,8 @@ def main() -> None:
             speed = size / seconds
             peaks = report["parent_peak_rss_mb"], report["peak_rss_mb"]
             print(
-                f"{size:6.1f}{workers:9}{seconds:9.1f}{speed:7.2f}{peaks[0]:11.0f}{peaks[1]:8.0f}",
+                f"{size:6.1f}{workers:9}{seconds:9.1f}{report['cpu_seconds']:7.1f}{speed:7.2f}"
+                f"{peaks[0]:11.0f}{peaks[1]:8.0f}",
                 flush=True,
             )
             rows.append(

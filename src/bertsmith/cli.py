@@ -43,9 +43,18 @@ def vocab(
     workers: Annotated[int | None, Help("processes; by default one per core")] = None,
 ) -> Result:
     """Learns a WordPiece vocabulary from raw text."""
+    from bertsmith.progress import ProgressLine
     from bertsmith.recipes.vocabulary import learn
 
-    return learn(text, out, given.stage(VocabConfig), given.stage(CorpusConfig), workers)
+    with ProgressLine() as progress:
+        return learn(
+            text,
+            out,
+            given.stage(VocabConfig),
+            given.stage(CorpusConfig),
+            workers,
+            on_progress=lambda line: progress.show(None, line),
+        )
 
 
 def prepare(
@@ -57,11 +66,18 @@ def prepare(
 ) -> Result:
     """Tokenises raw text, once, into shards that pre-training reads."""
     from bertsmith.folder import read_tokenizer
+    from bertsmith.progress import ProgressLine
     from bertsmith.recipes.prepare import prepare
 
-    return prepare(
-        text, read_tokenizer(vocab), out, given.stage(CorpusConfig), given.stage(PrepareConfig)
-    )
+    with ProgressLine() as progress:
+        return prepare(
+            text,
+            read_tokenizer(vocab),
+            out,
+            given.stage(CorpusConfig),
+            given.stage(PrepareConfig),
+            on_progress=lambda done: progress.show(None, f"{done / 1e6:,.0f} MB prepared"),
+        )
 
 
 def pretrain(

@@ -17,10 +17,12 @@ from tests.data.numbered import (
 )
 
 from bertsmith.config import ExamplesConfig
+from bertsmith.data.blocks import EncodedDocument
 from bertsmith.data.examples import Example, PretrainingExamples
 from bertsmith.data.pairs import Pairs, plan_pairs
 from bertsmith.data.randomness import Purpose, word_by_word
-from bertsmith.data.shards import Corpus, Shard
+from bertsmith.data.shard_writer import CorpusWriter
+from bertsmith.data.shards import Corpus, Shard, open_corpus
 from bertsmith.errors import DataError
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
@@ -176,11 +178,11 @@ def test_known_examples_never_change(make_corpus: MakeCorpus) -> None:
     # Written down once: a change here would change every run that is resumed or repeated.
     examples = make(make_corpus([[6] * 20, [9] * 20]), sequence_length=16)
     example = examples.example(2, 5)
-    first, second = [107, 108, 109, 110, 111, 4], [297, 298, 299, 300, 4, 302, 303]
+    first, second = [107, 108, 109, 110, 4, 112], [297, 298, 4, 300, 301, 302, 303]
     assert examples.count(2) == 24
     assert example.piece_ids.tolist() == [2, *first, 3, *second, 3]
-    assert example.masked_positions.tolist() == [6, 12]
-    assert example.masked_labels.tolist() == [112, 301]
+    assert example.masked_positions.tolist() == [5, 10]
+    assert example.masked_labels.tolist() == [111, 299]
     assert example.next_label == 1
 
 
@@ -217,6 +219,21 @@ def test_masks_are_counted_as_published_and_never_on_special_pieces(corpus: Corp
         assert (example.masked_labels >= FIRST).all()
     capped = make(corpus, max_predictions_per_seq=3).example(0, 0)
     assert len(capped.masked_positions) == 3
+
+
+def test_unknown_words_are_never_predicted(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    vocabulary = tokenizer.vocabulary
+    pieces = np.full(300, vocabulary.unk_id, dtype=np.uint16)
+    pieces[::50] = 77
+    with CorpusWriter(tmp_path / "corpus", tokenizer, shard_pieces=1000) as writer:
+        sentences = np.full(30, 10, dtype=np.int32)
+        writer.add(EncodedDocument("train", pieces, sentences))
+        writer.finish({}, text_bytes=1)
+    examples = make(open_corpus(tmp_path / "corpus"))
+    for index in range(examples.count(0)):
+        example = examples.example(0, index)
+        known = restored(example).count(77)
+        assert example.masked_labels.tolist() == [77] * min(known, round(0.15 * len(example)))
 
 
 def test_a_vocabulary_of_another_size_and_an_empty_split_are_refused(corpus: Corpus) -> None:

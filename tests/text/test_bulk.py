@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.text import reference
 
 from bertsmith.config import CasingConfig
 from bertsmith.text import bulk, wordpiece
 from bertsmith.text.wordpiece import SPECIAL_PIECES, Tokenizer, Vocabulary
-from tests.text import reference
 
 LETTERS = "abcdexyz01\u00e9\u00df\u4e2d\u6587\u0301\U0001f600\u1112\u1161"
 MARKS = ".,-'[]#!"

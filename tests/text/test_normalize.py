@@ -5,10 +5,10 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.text import reference
 
 from bertsmith.config import CasingConfig
 from bertsmith.text.normalize import Normalizer
-from tests.text import reference
 
 # Marks that decomposing puts in order, the ones that stand between them, and what undoes both.
 MARKS = (

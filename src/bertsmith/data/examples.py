@@ -8,6 +8,8 @@ Quirks of the published code that are kept, beside those of `pairs.py`:
 
 - 15% is taken of all pieces, [CLS] and [SEP] included, rounded half to even, at least one; they
   themselves are never chosen. By default the cap, 20 in 128, is 15% rounded up, so it never binds.
+  One thing differs: [UNK] is never chosen either, for there is nothing to learn from it. An example
+  with fewer other pieces has fewer masks, at worst none.
 - 80% of the chosen pieces become [MASK], 10% stay, and 10% become a piece drawn from the whole
   vocabulary: special and unused pieces, and the right one, are drawn too.
 - The longer of A and B is shortened piece by piece, from its front or its back with equal chance.
@@ -47,6 +49,7 @@ SHUFFLED_TOGETHER = 8  # shards whose examples are mixed; more mixes better and 
 _HIDDEN = np.uint64(below(0.8))
 _KEPT = np.uint64(below(0.9))
 _HALF_WORD = np.uint64(32)
+_NEVER = np.uint64((1 << WORD_BITS) - 1)
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ class PretrainingExamples:
             shard,
             row,
         )
-        ranks, dice, drawn = words[: length - NUM_SPECIAL], words[length:], words[length + count :]
+        ranks, dice, drawn = words[:length], words[length:], words[length + count :]
         coins = words[length + 2 * count :]
         start_a += _heads(coins, lost_a)
         start_b += _heads(coins[_words_for(lost_a) :], lost_b)
@@ -199,13 +202,15 @@ class PretrainingExamples:
         ids[-1] = self._vocabulary.sep_id
         segments = np.zeros(length, dtype=np.int32)
         segments[size_a + 2 :] = 1
-        # the candidates of lowest rank: every subset is equally likely
+        ranks[[0, size_a + 1, -1]] = _NEVER
+        ranks[ids == self._vocabulary.unk_id] = _NEVER
+        # those of lowest rank: every subset is equally likely
         positions = np.argsort(ranks, kind="stable")[:count].astype(np.int32)
         positions.sort()
-        positions += positions >= size_a  # over the [SEP] between A and B
-        positions += 1  # over [CLS]
+        if ranks[positions].max() == _NEVER:  # so few words are known that special pieces came in
+            positions = positions[ranks[positions] < _NEVER]
         labels = ids[positions]
-        ids[positions] = self._hide(labels, dice[:count], drawn[:count])
+        ids[positions] = self._hide(labels, dice[: len(labels)], drawn[: len(labels)])
         return Example(ids, segments, positions, labels, int(pairs.next_labels[row]))
 
     def _num_masked(self, length: int) -> int:

@@ -24,6 +24,7 @@ from bertsmith.config import (
 from bertsmith.errors import ConfigError, StoppedError
 from bertsmith.folder import Loaded, load_encoder, save_model
 from bertsmith.model.bert import Bert
+from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.rows import LabelledData, read_labelled, read_steps
 from bertsmith.tasks.answers import logits_of
 from bertsmith.tasks.metrics import better
@@ -38,7 +39,6 @@ from bertsmith.train.checkpoint import (
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import Stopwatch, by_steps
-from bertsmith.train.progress import ProgressLine, duration
 from bertsmith.train.run_folder import RunFolder, open_run_folder
 from bertsmith.train.stopping import StopRequests
 

@@ -32,6 +32,7 @@ from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import read_tokenizer
 from bertsmith.model.heads import BertForPreTraining
+from bertsmith.progress import ProgressLine
 from bertsmith.recipes.prepare import prepare
 from bertsmith.recipes.pretraining_data import (
     StepStream,
@@ -41,6 +42,7 @@ from bertsmith.recipes.pretraining_data import (
     unigram_loss,
 )
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
+from bertsmith.recipes.vocabulary import learn
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
@@ -50,7 +52,6 @@ from bertsmith.train.checkpoint import (
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import Pace, Stopwatch, by_steps, by_time
-from bertsmith.train.progress import ProgressLine
 from bertsmith.train.run_folder import RunFolder, open_run_folder
 from bertsmith.train.stopping import StopRequests
 
@@ -210,9 +211,7 @@ def _make_corpus(
         if not (vocab / "vocab.txt").is_file():
             size = settings.run.vocab_size or _usual_vocab_size(settings.run)
             say(f"learns a vocabulary of {size:,} pieces")
-            from bertsmith.recipes.vocabulary import learn
-
-            learn(sources, vocab, VocabConfig(size=size, num_unused=99), settings.corpus)
+            learn(sources, vocab, VocabConfig(size=size), settings.corpus, settings.prepare.workers)
     say("prepares the corpus")
     prepare(sources, read_tokenizer(vocab), place, settings.corpus, settings.prepare)
 

@@ -15,12 +15,12 @@ from bertsmith.data.batches import PackedBatch
 from bertsmith.errors import StoppedError
 from bertsmith.folder import save_model
 from bertsmith.model.heads import BertForPreTraining
+from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.pretraining_data import StepStream
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import purge_checkpoints, save_checkpoint
 from bertsmith.train.loop import Run, evaluate
 from bertsmith.train.pace import Pace, Stopwatch
-from bertsmith.train.progress import ProgressLine, duration
 from bertsmith.train.run_folder import RunFolder
 from bertsmith.train.stopping import StopRequests
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ def learn(
     config: VocabConfig,
     corpus: CorpusConfig,
     workers: int | None = None,
+    *,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Writes a vocabulary learnt from `sources` to the folder `out`; returns what came of it.
 
@@ -52,6 +54,8 @@ def learn(
     for learnt, kept in map_in_order(_Counting(casing), blocks, workers):
         add_counts(counts, learnt)
         add_counts(aside, kept)
+        on_progress(f"{counts.total() + aside.total():,} words counted, {len(counts):,} kinds")
+    on_progress("learns the pieces")
     vocabulary = learn_vocabulary(counts or aside, config)
     tokenizer = Tokenizer(vocabulary, casing)
     write_tokenizer(out, tokenizer)

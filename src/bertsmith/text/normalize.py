@@ -13,7 +13,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
+
+import numpy as np
 
 from bertsmith.config import CasingConfig
 from bertsmith.text import classes
@@ -78,13 +81,17 @@ class Normalizer:
         Time and memory are those of what is asked for, even where the text is one endless word.
         """
         unfinished = ""
+        barren = False  # nothing ended in the window before: look whether anything may in this
         for start, end in _windows(text):
-            spaced = unfinished + self._translate(text[start:end], self._spaced)
+            part = text[start:end]
+            if barren and self._ends_nothing(part, len(unfinished), longest):
+                continue
+            spaced = unfinished + self._translate(part, self._spaced)
             words = spaced.split()
-            unfinished = words.pop() if words and not spaced.endswith(" ") else ""
+            unfinished = words.pop()[:longest] if words and not spaced.endswith(" ") else ""
+            barren = not words
             for word in words:
                 yield word[:longest]
-            unfinished = unfinished[:longest]
         if unfinished:
             yield unfinished
 
@@ -99,8 +106,15 @@ class Normalizer:
         """
         characters: list[str] = []
         origins: list[int] = []
+        barren = False
         for start, end in _windows(text):
-            for character, origin in self._traced(text[start:end]):
+            part = text[start:end]
+            if barren and self._ends_nothing(part, len(characters), longest):
+                kept = (index for index in reversed(range(len(part))) if self._keeps(part[index]))
+                origins[-1:] = [start + index for index in islice(kept, 1)] or origins[-1:]
+                continue
+            barren = True
+            for character, origin in self._traced(part):
                 for made in self._spaced[ord(character)] or "":
                     if made != " ":
                         if len(characters) < longest:
@@ -111,8 +125,25 @@ class Normalizer:
                     elif characters:
                         yield Word("".join(characters), tuple(origins))
                         characters, origins = [], []
+                        barren = False
         if characters:
             yield Word("".join(characters), tuple(origins))
+
+    def _keeps(self, character: str) -> bool:
+        return self._spaced[ord(character)] is not None
+
+    def _ends_nothing(self, part: str, begun: int, longest: int) -> bool:
+        """Returns whether a part of the text surely neither ends nor begins a word.
+
+        `begun` is the length of the word before it. Only which characters there are is looked at.
+        """
+        if 0 < begun < longest:
+            return False
+        code_points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), np.uint32)
+        made = {self._spaced[code_point] for code_point in np.unique(code_points).tolist()}
+        if begun:
+            return not any(" " in characters for characters in made if characters)
+        return made == {None}
 
     def _translate(self, text: str, table: _Table) -> str:
         made = text.translate(table)

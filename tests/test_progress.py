@@ -6,8 +6,8 @@ from io import StringIO
 
 import pytest
 
+from bertsmith.progress import ProgressLine, duration
 from bertsmith.train.pace import Stopwatch, by_steps, by_time
-from bertsmith.train.progress import ProgressLine, duration
 
 
 def test_plain_lines_are_written_where_there_is_no_terminal() -> None:
