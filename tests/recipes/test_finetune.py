@@ -172,10 +172,13 @@ def test_equal_settings_give_equal_weights_and_a_stopped_run_goes_on_to_them(
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "Sitting", Interrupted)
         for resume in (False, True):
-            with pytest.raises(StoppedError, match="with --resume goes on"):
+            with pytest.raises(StoppedError, match="settings.json --out .* --resume"):
                 finetune(
                     "classify", labelled, encoder, tmp_path / "cut", config, FAST, resume=resume
                 )
+    other = write_rows(tmp_path / "other.csv", opinions(300, 5))
+    with pytest.raises(DataError, match="rows are not those that this run was begun with"):
+        finetune("classify", other, encoder, tmp_path / "cut", config, FAST, resume=True)
     cut = finetune("classify", labelled, encoder, tmp_path / "cut", config, FAST, resume=True)
     assert cut["scores"] == whole["scores"] and cut["best_epoch"] == whole["best_epoch"]
     for place in ("model", "best"):
