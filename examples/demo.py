@@ -96,7 +96,8 @@ def run_commands(out: Path, budget: str) -> dict[str, Any]:
     story["pretraining"] = bertsmith(
         *("pretrain", corpus, "--out", run, "--vocab", vocabulary, "--budget", budget),
         *("--size", "L2-H192-A3", "--sequence-length", "64", "--long-sequence-share", "0"),
-        *("--tokens-per-batch", "2048", "--learning-rate", "2e-3", "--evaluate-every", "100"),
+        *("--tokens-per-batch", "2048", "--learning-rate", "2e-3", "--warmup", "0.1"),
+        *("--held-out", "0.03", "--evaluate-every", "100"),
     )
     story["filled"] = [
         (text, bertsmith("fill", f"{run}/model", text, "--top", "4")["predictions"])
@@ -106,7 +107,7 @@ def run_commands(out: Path, budget: str) -> dict[str, Any]:
         story[name] = bertsmith(
             *("finetune", "classify", f"{out}/train.csv", "--dev", f"{out}/test.csv"),
             *("--model", f"{run}/model", "--out", f"{out}/{name}", *weights),
-            *("--epochs", "4", "--max-length", "64", "--learning-rate", "3e-4"),
+            *("--epochs", "8", "--max-length", "64", "--learning-rate", "5e-4"),
         )
     return story
 

@@ -83,30 +83,26 @@ def _curves(out: Path, pretraining: dict[str, Any]) -> str:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
-    training = _read_rows(out / "run" / "metrics.jsonl", "mlm_loss")
-    left.plot(*_columns(training, "mlm_loss"), color="#9db7d5", lw=1, label="training")
-    held_out = _read_rows(out / "run" / "metrics.jsonl", "held_out_mlm_loss")
-    left.plot(*_columns(held_out, "held_out_mlm_loss"), color="#2563a8", lw=2, label="held out")
+    rows = _read_rows(out / "run" / "metrics.jsonl")
+    for split, color, width in (("train", "#9db7d5", 1), ("held_out", "#2563a8", 2)):
+        points = [(row["step"], row["mlm_loss"]) for row in rows if row.get("split") == split]
+        left.plot(*zip(*points, strict=True), color=color, lw=width, label=split.replace("_", " "))
     left.axhline(pretraining["unigram_loss"], color="#b0622b", ls="--", lw=1, label="unigram")
     left.set(xlabel="step", title="masked pieces: loss (nats)")
     left.legend(frameon=False)
     for name, color in (("pretrained", "#2563a8"), ("random", "#b0622b")):
-        rows = _read_rows(out / name / "metrics.jsonl", "dev_accuracy")
-        right.plot(*_columns(rows, "dev_accuracy"), color=color, marker="o", ms=3, label=name)
-    right.set(xlabel="step", title="classifier: accuracy on unseen docstrings", ylim=(0, 1))
+        rows = _read_rows(out / name / "metrics.jsonl")
+        points = [(row["epoch"], row["dev"]["accuracy"]) for row in rows if "dev" in row]
+        right.plot(*zip(*points, strict=True), color=color, marker="o", ms=3, label=name)
+    right.set(xlabel="epoch", title="classifier: accuracy on unseen docstrings", ylim=(0, 1))
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     drawing = io.StringIO()
     figure.savefig(drawing, format="svg")
     pyplot.close(figure)
-    return drawing.getvalue().partition("<svg")[1] + drawing.getvalue().partition("<svg")[2]
+    return drawing.getvalue()[drawing.getvalue().index("<svg") :]
 
 
-def _read_rows(path: Path, key: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    return [row for row in rows if key in row]
-
-
-def _columns(rows: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    return [row["step"] for row in rows], [row[key] for row in rows]
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -1,3 +1,26 @@
 """Makes BERTs: from raw text to a vocabulary, a pre-trained encoder and a fine-tuned model."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bertsmith.predict import Model
+
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def load(path: str | Path) -> Model:
+    """Returns the model of a folder that bertsmith or `transformers` wrote, ready for use.
+
+    It has `.fill_mask()`, `.embed()` and `.predict()`. See `bertsmith.predict.Model`.
+
+    Raises:
+        MissingInputError: there is no such folder.
+        CheckpointError: it is damaged, or holds another kind of model.
+    """
+    from bertsmith.predict import load  # torch loads here, not for --help or --version
+
+    return load(path)

@@ -31,16 +31,30 @@ from bertsmith.show import show
 
 Texts = Annotated[list[str], Help("raw text: files, folders, globs or URLs")]
 Out = Annotated[Path, Help("folder to write")]
-OutFile = Annotated[Path, Help("file to write")]
+RunOut = Annotated[Path, Help("run folder to write")]
 Model = Annotated[Path, Help("model folder")]
-Labelled = Annotated[Path, Help("labelled file: CSV, TSV, JSONL or parquet, also .gz")]
 
 
-def vocab(given: Given, text: Texts, *, out: Out) -> Result:
+def vocab(
+    given: Given,
+    text: Texts,
+    *,
+    out: Out,
+    workers: Annotated[int | None, Help("processes; by default one per core")] = None,
+) -> Result:
     """Learns a WordPiece vocabulary from raw text."""
+    from bertsmith.progress import ProgressLine
     from bertsmith.recipes.vocabulary import learn
 
-    return learn(text, out, given.stage(VocabConfig), given.stage(CorpusConfig))
+    with ProgressLine() as progress:
+        return learn(
+            text,
+            out,
+            given.stage(VocabConfig),
+            given.stage(CorpusConfig),
+            workers,
+            on_progress=lambda line: progress.show(None, line),
+        )
 
 
 def prepare(
@@ -52,25 +66,40 @@ def prepare(
 ) -> Result:
     """Tokenises raw text, once, into shards that pre-training reads."""
     from bertsmith.folder import read_tokenizer
+    from bertsmith.progress import ProgressLine
     from bertsmith.recipes.prepare import prepare
 
-    return prepare(
-        text, read_tokenizer(vocab), out, given.stage(CorpusConfig), given.stage(PrepareConfig)
-    )
+    with ProgressLine() as progress:
+        return prepare(
+            text,
+            read_tokenizer(vocab),
+            out,
+            given.stage(CorpusConfig),
+            given.stage(PrepareConfig),
+            on_progress=lambda done: progress.show(None, f"{done / 1e6:,.0f} MB prepared"),
+        )
 
 
 def pretrain(
     given: Given,
     data: Annotated[list[str], Help("a folder that `prepare` wrote, or raw text")],
     *,
-    out: Annotated[Path, Help("run folder to write")],
+    out: RunOut,
     vocab: Annotated[Path | None, Help("folder of the vocabulary, for raw text")] = None,
-    resume: Annotated[bool, Help("go on from the newest checkpoint of the run folder")] = False,
+    resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
     """Trains an encoder on masked pieces and next sentences."""
-    from bertsmith.recipes.pretrain import pretrain
+    from bertsmith.recipes.pretrain import PretrainSettings, paper_optimizer, pretrain
 
-    return pretrain(data, out, given, vocab=vocab, resume=resume)
+    run = given.stage(PretrainConfig)
+    settings = PretrainSettings(
+        run=run,
+        examples=given.stage(ExamplesConfig),
+        optimizer=given.stage(OptimizerConfig, **paper_optimizer(run)),
+        corpus=given.stage(CorpusConfig),
+        prepare=given.stage(PrepareConfig),
+    )
+    return pretrain(data, out, settings, vocab=vocab, resume=resume)
 
 
 def evaluate(
@@ -78,26 +107,38 @@ def evaluate(
     model: Model,
     data: Annotated[list[str], Help("raw text, or a labelled file for a fine-tuned model")],
 ) -> Result:
-    """Measures a model: held-out losses of a pre-trained one, a fine-tuned one's scores."""
+    """Measures a model: losses on raw text, or a fine-tuned one's scores on labelled rows."""
     from bertsmith.recipes.evaluate import evaluate
 
-    return evaluate(model, data)
+    return evaluate(model, data, given.stage(CorpusConfig), given.stage(ColumnsConfig))
 
 
 def finetune(
     given: Given,
     task: Annotated[Literal["classify", "regress"], Help("what the model is to do")],
-    train: Labelled,
+    train: Annotated[Path, Help("labelled file: CSV, TSV, JSONL or parquet, also .gz")],
     *,
     model: Model,
-    out: Annotated[Path, Help("run folder to write")],
-    dev: Annotated[Path | None, Help("labelled file to choose the best epoch by")] = None,
+    out: RunOut,
+    dev: Annotated[Path | None, Help("labelled file that the best epoch is chosen by")] = None,
     random_weights: Annotated[bool, Help("start from random weights, for comparison")] = False,
+    resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
     """Fine-tunes an encoder on labelled rows and keeps the best epoch."""
-    from bertsmith.recipes.finetune import finetune
+    from bertsmith.recipes.finetune import finetune, usual_learning_rate
 
-    return finetune(task, train, model, out)
+    return finetune(
+        task,
+        train,
+        model,
+        out,
+        given.stage(FinetuneConfig),
+        given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model)),
+        given.stage(ColumnsConfig),
+        dev=dev,
+        random_weights=random_weights,
+        resume=resume,
+    )
 
 
 def predict(
@@ -105,13 +146,13 @@ def predict(
     model: Model,
     data: Annotated[Path, Help("file with the columns that the model was trained on")],
     *,
-    out: OutFile,
+    out: Annotated[Path, Help("file to write: .csv or .jsonl")],
     like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
 ) -> Result:
     """Writes a fine-tuned model's predictions for every row of a file."""
     from bertsmith.predict import load
 
-    return load(model).predict_file(data, out)
+    return load(model).predict_file(data, out, given.stage(ColumnsConfig), like=like)
 
 
 def fill(
@@ -134,13 +175,20 @@ def embed(
     *,
     out: Annotated[Path, Help("file.npy to write")],
     pooling: Annotated[Literal["mean", "cls"], Help("how pieces become one vector")] = "mean",
-    layers: Annotated[int, Help("layer that is read, counted from the last (-1)")] = -1,
+    layers: Annotated[int, Help("layer that is read; -1 is the last, 0 the embeddings")] = -1,
     normalize: Annotated[bool, Help("make every vector one unit long")] = False,
 ) -> Result:
     """Writes one vector for each text."""
     from bertsmith.predict import load
 
-    return load(model).embed_file(text, out)
+    return load(model).embed_file(
+        text,
+        out,
+        given.stage(ColumnsConfig),
+        pooling=pooling,
+        layers=layers,
+        normalize=normalize,
+    )
 
 
 def inspect(
@@ -161,7 +209,7 @@ def env(given: Given) -> Result:
 
 
 COMMANDS = (
-    (vocab, (VocabConfig, CorpusConfig, PrepareConfig)),
+    (vocab, (VocabConfig, CorpusConfig)),
     (prepare, (CorpusConfig, PrepareConfig)),
     (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
     (evaluate, (CorpusConfig, ColumnsConfig)),

@@ -124,9 +124,9 @@ class VocabConfig(Settings):
     character_coverage: Annotated[
         float, Gt(0), Le(1), Help("share of all characters that must not become [UNK]")
     ] = 0.9999
-    num_unused: Annotated[int, Ge(0), Help("rows [unused0].. kept free for words added later")] = (
-        994
-    )
+    num_unused: Annotated[
+        int | None, Ge(0), Help("rows [unused0].. kept free; by default 994 in 20,000 or more")
+    ] = None
 
 
 # ---------------------------------------------------------------------------------- data
@@ -307,6 +307,7 @@ class PretrainConfig(Settings):
     checkpoint_every: Annotated[int, Ge(1), Help("steps between checkpoints")] = 1000
     keep_checkpoints: Annotated[int, Ge(1), Help("newest checkpoints kept")] = 2
     evaluate_every: Annotated[int, Ge(1), Help("steps between held-out evaluations")] = 500
+    evaluate_examples: Annotated[int, Ge(1), Help("held-out examples in an evaluation")] = 1024
     log_every: Annotated[int, Ge(1), Help("steps between rows of metrics.jsonl")] = 10
     seed: Annotated[int, Ge(0), Lt(2**32), Help("of weights, order, masks and dropout")] = 0
     threads: Annotated[int | None, Ge(1), Help("threads of torch; by default one per core")] = None

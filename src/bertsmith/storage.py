@@ -1,17 +1,19 @@
-"""Folders that are there whole or not at all, and the small files in them.
+"""Files and folders that are there whole or not at all, whatever happens while they are written.
 
-May import `errors`.
+What is written stands beside its place until the disk has it; then it is renamed. May import
+`errors`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +31,15 @@ def replacing(folder: Path, *, known: Set[str]) -> Iterator[Path]:
         FolderInUseError: `folder` is a file, or holds something else.
         StorageError: writing failed; what stood there still stands.
     """
-    from safetensors import SafetensorError
-
     folder = folder.resolve()
     building = folder.with_name(f".{folder.name}.new-{uuid.uuid4().hex[:8]}")
     aside = folder.with_name(f".{folder.name}.old-{uuid.uuid4().hex[:8]}")
     _refuse_to_lose(folder, known)
-    try:
+    with storage_errors(folder, on_error=lambda: remove(building)):
         building.mkdir(parents=True)
         yield building
         for path in [*building.iterdir(), building]:
-            _sync(path)
+            sync(path)
         if folder.is_dir():
             folder.rename(aside)
         try:
@@ -48,20 +48,59 @@ def replacing(folder: Path, *, known: Set[str]) -> Iterator[Path]:
             if aside.is_dir():
                 aside.rename(folder)
             raise
-        _sync(folder.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        sync(folder.parent)
+    remove(aside)
+
+
+@contextmanager
+def storage_errors(
+    path: Path, needed_bytes: int = 0, *, on_error: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Turns what failing disks raise in its body into a `StorageError` that names `path`.
+
+    `on_error` is called first, whatever is raised; `needed_bytes` are named where the disk is full.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"{folder}: cannot be written ({error}); what stood there still stands"
-        ) from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        on_error()
+        raise StorageError(_message(path, error, needed_bytes)) from error
+    except BaseException:
+        on_error()
+        raise
 
 
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def refuse_without_room(folder: Path, needed_bytes: int) -> None:
+    """Refuses to begin what the disk has no room for.
+
+    Raises:
+        StorageError: fewer bytes are free than `needed_bytes` and a tenth.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes * 1.1:
+        raise StorageError(_no_room(folder, "no room to write", free, needed_bytes))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Puts `content` in the place of a file at once: a reader sees the old or the new, whole.
+
+    Raises:
+        StorageError: writing failed; the old file stands.
+    """
+    beside = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
+    with storage_errors(path, len(content), on_error=lambda: remove(beside)):
+        write_synced(beside, content)
+        os.replace(beside, path)
+        sync(path.parent)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file and waits until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+    sync(path)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -70,21 +109,50 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object that a file holds.
+    """Returns the JSON object that a file holds; a key that stands twice in one is refused.
 
     Raises:
         MissingInputError: there is no such file.
-        CheckpointError: it is not a JSON object.
+        CheckpointError: it cannot be read, or is not such JSON.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes(), object_pairs_hook=_without_doubles)
     except FileNotFoundError:
         raise MissingInputError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}; expected one JSON object") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: holds {type(values).__name__}; expected one JSON object")
     return values
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Waits until the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder as far as that is possible."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _refuse_to_lose(folder: Path, known: Set[str]) -> None:
@@ -100,9 +168,26 @@ def _refuse_to_lose(folder: Path, known: Set[str]) -> None:
         )
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return values
+
+
+def _message(path: Path, error: Exception, needed_bytes: int) -> str:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    full = os.strerror(errno.ENOSPC)  # safetensors gives no error number
+    if full.lower() in reason.lower():
+        with suppress(OSError):
+            free = shutil.disk_usage(path.parent).free
+            return _no_room(path, full, free, needed_bytes)
+    return f"{path}: cannot be written ({reason}); what stood there still stands"
+
+
+def _no_room(path: Path, reason: str, free: int, needed: int) -> str:
+    wanted = f" and about {needed:,} are needed" if needed else ""
+    return (
+        f"{path}: {reason}; {free:,} bytes are free on that disk{wanted}: make room and run the "
+        f"same command again; nothing saved before is lost"
+    )

@@ -54,7 +54,7 @@ def test_a_score_is_preferred_where_numbers_are_wanted(tmp_path: Path) -> None:
 def test_flags_win_and_guesses_are_said(tmp_path: Path) -> None:
     path = table(tmp_path, "title", "text", "label", "topic")
     found = chosen(path, text_column="title", label_column="topic")
-    assert found == Columns("title", None, "topic", None, guessed=("pair", "id"))
+    assert found == Columns("title", None, "topic", None, guessed=())
     assert found.said() == "text from column 'title', label from column 'topic'"
     assert (
         chosen(path).said()

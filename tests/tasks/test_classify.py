@@ -45,6 +45,7 @@ def test_one_and_one_point_zero_are_the_same_label_and_that_is_said() -> None:
     [
         ([], "holds no rows"),
         (rows("a", "a"), "all 2 training rows have the label 'a'; expected two"),
+        (rows(*[str(n / 10) for n in range(30)] * 9), "numbers such as 0.0; .* task regress"),
         (rows(*(f"id{n}" for n in range(50))), "50 different labels; .*--label-column"),
     ],
 )

@@ -75,8 +75,9 @@ def test_a_text_of_a_million_characters_takes_no_longer_than_is_read_of_it(
     assert time.perf_counter() - started < 1  # two orders above what it takes
 
 
-def test_windows_keep_the_order() -> None:
+def test_windows_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsmith.tasks.pieces.WINDOW_ROWS", 4)
     examples = [Example(str(number), "") for number in range(10)]
-    found = list(windows(iter(examples), 4))
+    found = list(windows(iter(examples)))
     assert [len(window) for window in found] == [4, 4, 2]
     assert [example for window in found for example in window] == examples

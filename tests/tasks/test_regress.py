@@ -58,7 +58,7 @@ def test_a_model_for_use_answers_in_the_units_of_the_file() -> None:
     with torch.inference_mode():
         scaled = model.logits(**batch)
         ready = task.for_use(model)
-        answers = [found.answer for found in task.decode(ready.logits(**batch))]  # type: ignore
+        answers = [found.answer for found in task.decode(ready.logits(**batch))]
     assert answers == pytest.approx((scaled.squeeze(1) * 40 + 2.5).tolist(), rel=1e-5)
     assert ready.encoder is model.encoder
     assert not ready.training

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bertsmith.config import ColumnsConfig
 from bertsmith.data.tables import Table
@@ -107,21 +107,23 @@ class Columns:
     pair: str | None = None
     label: str | None = None
     id: str | None = None
-    guessed: tuple[str, ...] = ()  # of text, pair, label and id those that no flag named
+    guessed: tuple[str, ...] = ()  # of text, pair, label and id those known by their names alone
+
+    def roles(self) -> dict[str, str]:
+        """Returns the columns that are there by what they hold: text, pair, label, id."""
+        found = {"text": self.text, "pair": self.pair, "label": self.label, "id": self.id}
+        return {role: name for role, name in found.items() if name is not None}
 
     def names(self) -> list[str]:
         """Returns the columns that are read, each once, in the order text, pair, label, id."""
-        found = (self.text, self.pair, self.label, self.id)
-        return list(dict.fromkeys(name for name in found if name is not None))
+        return list(dict.fromkeys(self.roles().values()))
 
     def said(self) -> str:
         """Returns the choice in words, as 'text from 'tweet' (guessed), label from 'target''."""
         parts = []
-        for role in ("text", "pair", "label", "id"):
-            name = getattr(self, role)
-            if name is not None:
-                how = " (guessed)" if role in self.guessed else ""
-                parts.append(f"{role} from column {name!r}{how}")
+        for role, name in self.roles().items():
+            how = " (guessed)" if role in self.guessed else ""
+            parts.append(f"{role} from column {name!r}{how}")
         return ", ".join(parts)
 
 
@@ -160,10 +162,11 @@ def choose_columns(
     identity = config.id_column or _first_named(
         ID_NAMES, (name for name in table.columns if name not in taken)
     )
-    flags = {"text": config.text_column, "pair": config.pair_column}
-    flags |= {"label": config.label_column, "id": config.id_column}
-    guessed = tuple(role for role, flag in flags.items() if flag is None)
-    return Columns(text, pair, label, identity, guessed)
+    found = Columns(text, pair, label, identity)
+    named = (config.text_column, config.pair_column, config.label_column, config.id_column)
+    told = {*named, *(known.names() if known else ())}
+    guessed = tuple(role for role, name in found.roles().items() if name not in told)
+    return replace(found, guessed=guessed)
 
 
 def _require(table: Table, name: str | None, flag: str) -> None:

@@ -25,13 +25,14 @@ Source: google-research/bert, `create_pretraining_data.py`, `create_instances_fr
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertsmith.config import ExamplesConfig
-from bertsmith.data.randomness import WORD_BITS, Stream, below
+from bertsmith.data.randomness import WORD_BITS, below
 from bertsmith.data.shards import Shard
 
 NUM_SPECIAL = 3  # [CLS] A [SEP] B [SEP]
@@ -53,12 +54,11 @@ class Pairs:
         return len(self.starts_a)
 
 
-def plan_pairs(shard: Shard, config: ExamplesConfig, words: Stream) -> Pairs:
-    """Returns the examples of `shard` in document order."""
+def plan_pairs(shard: Shard, config: ExamplesConfig, draw: Callable[[], int]) -> Pairs:
+    """Returns the examples of `shard` in document order; `draw` returns random words."""
     longest = config.sequence_length - NUM_SPECIAL
     shorter = below(config.short_seq_prob)
     elsewhere = below(config.random_next_prob)
-    draw = words.one_by_one()
     starts = shard.sentence_starts.tolist()  # Python ints: bisect on them is ten times faster
     documents = shard.document_starts.tolist()
     others = len(documents) - 2  # documents to draw a random next from
@@ -67,11 +67,11 @@ def plan_pairs(shard: Shard, config: ExamplesConfig, words: Stream) -> Pairs:
         while sentence < last:
             target = longest
             if draw() < shorter:
-                target = 2 + draw() * (longest - 1) >> WORD_BITS
+                target = 2 + (draw() * (longest - 1) >> WORD_BITS)
             begin = starts[sentence]
             end = bisect_left(starts, begin + target, sentence + 1, last)
             count = end - sentence
-            border = end if count == 1 else sentence + 1 + draw() * (count - 1) >> WORD_BITS
+            border = end if count == 1 else sentence + 1 + (draw() * (count - 1) >> WORD_BITS)
             if count == 1 or draw() < elsewhere:
                 other = draw() * max(others, 1) >> WORD_BITS
                 other += other >= document and others > 0

@@ -9,8 +9,6 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -33,7 +31,8 @@ from bertsmith.data.shards import (
     Split,
     array_name,
 )
-from bertsmith.errors import FolderInUseError, StorageError
+from bertsmith.errors import FolderInUseError
+from bertsmith.storage import storage_errors, sync
 from bertsmith.text.wordpiece import Tokenizer
 
 
@@ -64,7 +63,7 @@ class CorpusWriter:
             raise FolderInUseError(
                 f"{self._path}: exists; choose another folder or remove this one"
             )
-        with self._storage_errors(0):
+        with storage_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self._path)
             self._temporary.mkdir()
@@ -96,7 +95,7 @@ class CorpusWriter:
             if self._open[split].pieces:
                 self._close(split, self._open[split], len(self._open[split].pieces))
         vocabulary = self._tokenizer.vocabulary
-        with self._storage_errors(0):
+        with storage_errors(self._path):
             vocabulary.write(self._temporary / VOCABULARY)
             content = (self._temporary / VOCABULARY).read_bytes()
             self._write(VOCABULARY, content)
@@ -112,10 +111,10 @@ class CorpusWriter:
             files=dict(self._files),
         )
         self._write(MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
-        with self._storage_errors(0):
-            _sync_folder(self._temporary)
+        with storage_errors(self._path):
+            sync(self._temporary)
             self._rename()
-            _sync_folder(self._path.parent)
+            sync(self._path.parent)
 
     def _rename(self) -> None:
         try:
@@ -140,7 +139,7 @@ class CorpusWriter:
 
     def _write(self, name: str, content: NDArray[Any] | bytes) -> None:
         size = content.nbytes if isinstance(content, np.ndarray) else len(content)
-        with self._storage_errors(size), (self._temporary / name).open("wb") as file:
+        with storage_errors(self._path, size), (self._temporary / name).open("wb") as file:
             summed = _SummedFile(file)
             if isinstance(content, np.ndarray):
                 np.lib.format.write_array(summed, content, allow_pickle=False)
@@ -149,19 +148,6 @@ class CorpusWriter:
             file.flush()
             os.fsync(file.fileno())
         self._files[name] = FileFacts(summed.size, summed.digest.hexdigest())
-
-    @contextmanager
-    def _storage_errors(self, needed: int) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            free = 0
-            with suppress(OSError):
-                free = shutil.disk_usage(self._temporary.parent).free
-            raise StorageError(
-                f"{self._path}: cannot be written ({error.strerror or error}): the next file takes "
-                f"{needed:,} bytes and {free:,} are free; nothing was left behind"
-            ) from None
 
 
 @dataclass
@@ -192,17 +178,6 @@ class _SummedFile:
 
 def _starts(lengths: NDArray[Any]) -> NDArray[np.int64]:
     return np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network disks cannot sync a folder
-            raise
-    finally:
-        os.close(descriptor)
 
 
 @cache

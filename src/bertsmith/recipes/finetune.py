@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
 
 from bertsmith.config import (
     BertConfig,
@@ -22,13 +21,14 @@ from bertsmith.config import (
     OptimizerConfig,
     read_settings_file,
 )
-from bertsmith.errors import ConfigError, StoppedError
+from bertsmith.errors import ConfigError, DataError, StoppedError
 from bertsmith.folder import Loaded, load_encoder, save_model
 from bertsmith.model.bert import Bert
+from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.rows import LabelledData, read_labelled, read_steps
 from bertsmith.tasks.answers import logits_of
 from bertsmith.tasks.metrics import better
-from bertsmith.tasks.task import find_task
+from bertsmith.tasks.task import TaskModel, find_task
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
@@ -39,7 +39,6 @@ from bertsmith.train.checkpoint import (
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import Stopwatch, by_steps
-from bertsmith.train.progress import ProgressLine, duration
 from bertsmith.train.run_folder import RunFolder, open_run_folder
 from bertsmith.train.stopping import StopRequests
 
@@ -82,33 +81,29 @@ def finetune(
         torch.set_num_threads(config.threads)
     loaded = load_encoder(model)
     _check_length(config, loaded.config, model)
-    with (
-        open_run_folder(out, resume=resume) as folder,
-        ProgressLine() as progress,
-        StopRequests() as requests,
-    ):
+    settings = config.to_mapping() | optimizer.to_mapping() | columns.to_mapping()
+    settings |= {"task": task, "random_weights": random_weights}
+    files = {"train": str(train_file), "model": str(model), "dev": str(dev) if dev else None}
+    with open_run_folder(out, resume=resume) as folder, ProgressLine() as progress:
         data = read_labelled(
             find_task(task), train_file, dev, loaded.tokenizer, config, columns, progress.say
         )
         _check_pairs(data, loaded.config, model)
-        settings = config.to_mapping() | optimizer.to_mapping() | columns.to_mapping()
-        settings |= {"task": task, "random_weights": random_weights}
-        folder.settle(
-            settings | {"rows_sha256": data.sha256()}, may_change={"threads"}, say=progress.say
-        )
+        folder.settle(files | settings, may_change={*files, "threads"}, say=progress.say)
         trained = new_model(data, loaded, config.seed, random_weights=random_weights)
         run = Run(trained, adamw(trained, optimizer))
-        sitting = Sitting(folder, progress, requests, data, loaded.tokenizer, config, settings)
+        sitting = Sitting(folder, progress, data, loaded.tokenizer, config, settings)
         sitting.begin(run, resume=resume)
-        train(
-            run,
-            read_steps(data.train, config.batch_size, config.seed, run.step),
-            pace=by_steps(sitting.total_steps),
-            schedule=warmup_then_decay(optimizer),
-            max_gradient_norm=optimizer.max_gradient_norm,
-            seed=config.seed,
-            after_step=sitting.after_step,
-        )
+        with sitting.requests:
+            train(
+                run,
+                read_steps(data.train, config.batch_size, config.seed, run.step),
+                pace=by_steps(sitting.total_steps),
+                schedule=warmup_then_decay(optimizer),
+                max_gradient_norm=optimizer.max_gradient_norm,
+                seed=config.seed,
+                after_step=sitting.after_step,
+            )
         return sitting.finish(run) | {"learning_rate": optimizer.learning_rate}
 
 
@@ -131,7 +126,7 @@ def usual_learning_rate(model: Path) -> float:
 
 def new_model(
     data: LabelledData, loaded: Loaded, seed: int, *, random_weights: bool = False
-) -> nn.Module:
+) -> TaskModel:
     """Returns the task's model: a layer drawn from `seed` on the loaded encoder or a random one."""
     torch.manual_seed(seed)
     model = data.task.head(loaded.config)
@@ -147,6 +142,7 @@ def new_model(
 class Standing:
     """What a run remembers besides weights and step."""
 
+    rows_sha256: str
     best_step: int = 0
     best_scores: dict[str, float] = field(default_factory=dict)
     is_collapsed: bool = False  # the best model says the same of every dev row
@@ -154,13 +150,15 @@ class Standing:
 
 
 class Sitting:
-    """One sitting of a run: logs, scores, keeps the best epoch, saves, and stops on request."""
+    """One sitting of a run: logs, scores, keeps the best epoch, saves, and stops on request.
+
+    `total_steps` is the length of the run; signals count while `requests` is entered.
+    """
 
     def __init__(
         self,
         folder: RunFolder,
         progress: ProgressLine,
-        requests: StopRequests,
         data: LabelledData,
         tokenizer: Tokenizer,
         config: FinetuneConfig,
@@ -168,7 +166,7 @@ class Sitting:
     ) -> None:
         self._folder = folder
         self._progress = progress
-        self._requests = requests
+        self.requests = StopRequests()
         self._data = data
         self._tokenizer = tokenizer
         self._config = config
@@ -188,15 +186,24 @@ class Sitting:
             max(1, round(self.total_steps * number / evaluations))
             for number in range(1, evaluations + 1)
         }
-        self._standing = Standing()
+        self._standing = Standing(data.sha256())
         self._whole = Stopwatch()
         self._training = Stopwatch()  # stands still, so to say, while dev rows are scored
         self._saved = Stopwatch()
 
     def begin(self, run: Run, *, resume: bool) -> None:
-        """Goes back to the newest checkpoint, if one is wanted and there is one."""
+        """Goes back to the newest checkpoint, if one is wanted and there is one.
+
+        Raises:
+            DataError: the rows are not those that the run was begun with.
+        """
         checkpoint = newest_checkpoint(self._folder.checkpoints, self._progress.say)
         if resume and checkpoint:
+            if checkpoint.state["rows_sha256"] != self._standing.rows_sha256:
+                raise DataError(
+                    f"{self._folder.path}: the labelled rows are not those that this run was begun "
+                    f"with; put those back, or start anew in another folder"
+                )
             restore(run, checkpoint)
             self._standing = Standing(**checkpoint.state)
             self._progress.say(f"goes on after epoch {self._epoch(run):.2f}")
@@ -216,14 +223,15 @@ class Sitting:
         if run.step in self._evaluated_steps:
             self._evaluate(run)
         is_epoch_end = run.step % self._steps_per_epoch == 0
-        if self._requests.stop and run.step < self.total_steps:
+        if self.requests.stop and run.step < self.total_steps:
             self._save(run)
             raise StoppedError(
-                f"{self._folder.path}: stopped by {self._requests.stop} after epoch "
+                f"{self._folder.path}: stopped by {self.requests.stop} after epoch "
                 f"{self._epoch(run):.2f} of {self._config.epochs} and saved; "
-                f"the same command with --resume goes on"
+                f"go on with: bertsmith finetune --config {self._folder.path}/settings.json "
+                f"--out {self._folder.path} --resume"
             )
-        if self._requests.take_save() or (
+        if self.requests.take_save() or (
             is_epoch_end and self._saved.seconds() > CHECKPOINT_SECONDS
         ):
             self._save(run)
@@ -241,7 +249,7 @@ class Sitting:
         tokens = rows.num_tokens * self._config.epochs
         return {
             "scores": standing.best_scores,
-            "best_epoch": round(standing.best_step / self._steps_per_epoch, 2),
+            "best_epoch": _short(standing.best_step / self._steps_per_epoch),
             "seconds": self._whole.seconds(),
             "tokens_per_second": tokens / standing.training_seconds,
             "out": str(self._folder.path),
@@ -266,13 +274,16 @@ class Sitting:
     def _scores(self, run: Run) -> tuple[dict[str, float], bool]:
         """Returns the dev scores, and whether all dev rows, though not alike, get one answer."""
         task, dev = self._data.task, self._data.dev
-        predictions = task.decode(logits_of(task.for_use(run.model), dev.framed))
+        predictions = task.decode(logits_of(self._model_for_use(run), dev.framed))
         alike = len({prediction.answer for prediction in predictions}) == 1
         return task.score(dev.examples, predictions), alike and len(dev.targets.unique()) > 1
 
     def _keep(self, run: Run, place: Path, scores: dict[str, float]) -> None:
-        facts = self._facts | {"scores": scores, "epoch": round(self._epoch(run), 2)}
-        save_model(place, self._data.task.for_use(run.model), self._tokenizer, facts)
+        facts = self._facts | {"scores": scores, "epoch": _short(self._epoch(run))}
+        save_model(place, self._model_for_use(run), self._tokenizer, facts)
+
+    def _model_for_use(self, run: Run) -> TaskModel:
+        return self._data.task.for_use(cast(TaskModel, run.model))
 
     def _save(self, run: Run) -> None:
         save_checkpoint(self._folder.checkpoints, run, vars(self._standing))
@@ -291,6 +302,11 @@ class Sitting:
 
     def _epoch(self, run: Run) -> float:
         return run.step / self._steps_per_epoch
+
+
+def _short(epoch: float) -> float:
+    """Returns 2 for 2.0, and 2.33 for 2.3333."""
+    return int(epoch) if epoch == int(epoch) else round(epoch, 2)
 
 
 def _check_length(config: FinetuneConfig, encoder: BertConfig, model: Path) -> None:

@@ -8,16 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +20,8 @@ from bertsmith.data.corpus import read_documents
 from bertsmith.data.files import find_files
 from bertsmith.data.shard_writer import CorpusWriter
 from bertsmith.data.shards import MANIFEST, SPLITS, Corpus, open_corpus
-from bertsmith.errors import BertsmithError, DataError, FolderInUseError
+from bertsmith.errors import DataError, FolderInUseError
+from bertsmith.recipes.workers import map_in_order
 from bertsmith.text.wordpiece import Tokenizer
 
 
@@ -62,7 +56,7 @@ def prepare(
     with CorpusWriter(out, tokenizer, shard_pieces=config.shard_pieces) as writer:
         blocks = cut_blocks(read_documents(sources, corpus))
         work = BlockWork(tokenizer, corpus.language, config.held_out)
-        for done in _encode_blocks(blocks, work, config.workers or _cores()):
+        for done in map_in_order(_Encoding(work), blocks, config.workers):
             for document in done.block.documents():
                 writer.add(document)
             pace.add(done)
@@ -86,6 +80,7 @@ def _report(corpus: Corpus, pace: _Pace, *, reused: bool) -> dict[str, Any]:
         "bytes": corpus.manifest.text_bytes,
         "seconds": round(pace.seconds(), 3),
         "peak_rss_mb": round(pace.peak_bytes() / 1e6, 1),
+        "parent_peak_rss_mb": round(_peak_bytes() / 1e6, 1),
         "reused": reused,
         "out": str(corpus.path),
     }
@@ -134,61 +129,14 @@ class _Done:
     peak_bytes: int
 
 
-def _encode_blocks(blocks: Iterator[Block], work: BlockWork, workers: int) -> Iterator[_Done]:
-    """Yields the blocks encoded, in order; at most two more than the workers are in flight."""
-    first = next(blocks, [])
-    second = next(blocks, None)
-    if workers == 1 or second is None:  # starting a process would take longer
-        for block in _chained(first, second, blocks):
-            yield _Done(encode_block(block, work), os.getpid(), _peak_bytes())
-        return
-    waiting: deque[Future[_Done]] = deque()
-    with ExitStack() as stack:
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (work,))
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        try:
-            for block in _chained(first, second, blocks):
-                waiting.append(pool.submit(_encode_in_worker, block))
-                if len(waiting) > workers + 1:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise BertsmithError(
-                "a worker process ended before its work was done: it was killed, perhaps for want "
-                "of memory; nothing was written: try again, with fewer --workers"
-            ) from None
+@dataclass(frozen=True)
+class _Encoding:
+    """Encodes a block, in whatever process."""
 
+    work: BlockWork
 
-def _chained(first: Block, second: Block | None, rest: Iterator[Block]) -> Iterator[Block]:
-    yield first
-    if second is not None:
-        yield second
-        yield from rest
-
-
-_work: BlockWork | None = None  # of this worker process
-
-
-def _start_worker(work: BlockWork) -> None:
-    import signal
-
-    global _work
-    _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _encode_in_worker(block: Block) -> _Done:
-    assert _work is not None
-    return _Done(encode_block(block, _work), os.getpid(), _peak_bytes())
+    def __call__(self, block: Block) -> _Done:
+        return _Done(encode_block(block, self.work), os.getpid(), _peak_bytes())
 
 
 # ---------------------------------------------------------------------------------- measures
@@ -231,7 +179,3 @@ def _peak_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -135,6 +135,7 @@ def _read_file(
 ) -> tuple[list[Example], Columns]:
     table = open_table(path, config)
     columns = choose_columns(table, config, label_names=kind.label_names, known=known)
+    columns = replace(columns, id=None)  # ids are not read here, and a wrong guess does no harm
     return list(read_examples(table, columns)), columns
 
 

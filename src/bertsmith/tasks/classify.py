@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bertsmith.config import BertConfig
 from bertsmith.data.columns import CLASS_NAMES
 from bertsmith.errors import CheckpointError, DataError, nearest
-from bertsmith.model.heads import BertForClassification
+from bertsmith.model.heads import BertForClassification, BertForRegression
 from bertsmith.tasks.labelled import Example, Prediction
 from bertsmith.tasks.metrics import classification_scores
 
@@ -23,7 +23,7 @@ WHOLE = re.compile(r"-?[0-9]{1,18}")
 WHOLE_AS_DECIMAL = re.compile(r"(-?[0-9]{1,18})\.0{1,18}")  # 1.0, as tables with gaps spell 1
 NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
 
-# More labels than these, and more than one for every two rows, is a column of something else.
+# Up to this many, anything may be classes.
 MANY_LABELS = 20
 
 
@@ -57,13 +57,8 @@ class Classify:
                 f"all {len(examples)} training rows have the label {next(iter(found))!r}; "
                 f"expected two labels or more: name the right column with --label-column"
             )
-        if len(found) > MANY_LABELS and 2 * len(found) > len(examples):
-            raise DataError(
-                f"{len(examples)} training rows have {len(found)} different labels; expected "
-                f"several rows for each: name the right column with --label-column, "
-                f"or use the task regress for numbers"
-            )
         numbers = all(NUMBER.fullmatch(label) for label in found)
+        _check_kinds(found, numbers)
         return cls(tuple(sorted(found, key=(lambda n: (float(n), n)) if numbers else None)))
 
     @classmethod
@@ -111,7 +106,9 @@ class Classify:
         """Returns a new model with one output for each label."""
         return BertForClassification(config, len(self.labels))
 
-    def for_use(self, model: nn.Module) -> nn.Module:
+    def for_use(
+        self, model: BertForClassification | BertForRegression
+    ) -> BertForClassification | BertForRegression:
         """Returns `model` itself."""
         return model
 
@@ -135,6 +132,23 @@ class Classify:
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
         return {label: number for number, label in enumerate(self.labels)}
+
+
+def _check_kinds(found: Counter[str], numbers: bool) -> None:
+    """Refuses labels that name no classes: a column of texts or ids, or of measured numbers."""
+    if len(found) <= MANY_LABELS:
+        return
+    shown = f"{found.total()} training rows have {len(found)} different labels"
+    if numbers and not all(WHOLE.fullmatch(label) for label in found):
+        raise DataError(
+            f"{shown}, all of them numbers such as {next(iter(found))}; expected classes: "
+            f"use the task regress, or name another column with --label-column"
+        )
+    if 2 * len(found) > found.total():
+        raise DataError(
+            f"{shown}; expected several rows for each: name the right column with "
+            f"--label-column, or use the task regress for numbers"
+        )
 
 
 def _label_of(example: Example) -> str:

@@ -20,6 +20,7 @@ class Example:
     text: str
     pair: str | None = None
     label: str | None = None  # as the file spells it, without white space around it
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Prediction:
     probabilities: dict[str, float] = field(default_factory=dict)  # by label; none for a number
 
 
-def read_examples(table: Table, columns: Columns) -> Iterator[Example]:
-    """Yields the rows of a labelled file in file order.
+def read_examples(table: Table, columns: Columns, *, with_id: bool = False) -> Iterator[Example]:
+    """Yields the rows of a table in file order, with their ids where they are wanted.
 
     Raises:
         DataError: a label, or a text that a label belongs to, is empty; or what a reader refuses.
@@ -52,7 +53,8 @@ def read_examples(table: Table, columns: Columns) -> Iterator[Example]:
                     f"{row.where}: {columns.label!r} is empty; expected a label: "
                     f"fill it or drop the row"
                 )
-        yield Example(row.where, text, pair, label)
+        name = row.value(columns.id) if with_id and columns.id else None
+        yield Example(row.where, text, pair, label, name)
 
 
 def split_off(

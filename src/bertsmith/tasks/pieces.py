@@ -33,8 +33,8 @@ def encode(
     return frame(first, second, tokenizer.vocabulary, max_length=max_length)
 
 
-def windows(examples: Iterable[Example], size: int = WINDOW_ROWS) -> Iterator[list[Example]]:
-    """Yields the examples in their order, `size` at a time, so that a long file stays on disk."""
+def windows(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yields the examples in their order, a window at a time, so that a long file stays on disk."""
     source = iter(examples)
-    while window := list(islice(source, size)):
+    while window := list(islice(source, WINDOW_ROWS)):
         yield window

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bertsmith.config import BertConfig
 from bertsmith.data.columns import NUMBER_NAMES
 from bertsmith.errors import DataError
-from bertsmith.model.heads import BertForRegression
+from bertsmith.model.heads import BertForClassification, BertForRegression
 from bertsmith.tasks.labelled import Example, Prediction
 from bertsmith.tasks.metrics import regression_scores
 
@@ -79,7 +79,7 @@ class Regress:
         """Returns a new model with one output."""
         return BertForRegression(config)
 
-    def for_use(self, model: nn.Module) -> nn.Module:
+    def for_use(self, model: BertForClassification | BertForRegression) -> BertForRegression:
         """Returns a model on the same encoder whose last layer answers in the user's units."""
         assert isinstance(model, BertForRegression), "this task's head made the model"
         with torch.device("meta"):  # its weights are not drawn: they are replaced at once

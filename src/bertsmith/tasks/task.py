@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bertsmith.config import BertConfig
 from bertsmith.errors import CheckpointError, ConfigError, nearest
+from bertsmith.model.heads import BertForClassification, BertForRegression
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.labelled import Example, Prediction
 from bertsmith.tasks.regress import Regress
+
+TaskModel = BertForClassification | BertForRegression
 
 
 class Task(Protocol):
@@ -44,10 +47,10 @@ class Task(Protocol):
     def encode(self, example: Example) -> float:
         """Returns what the model is trained to answer: a label's number, or a scaled value."""
 
-    def head(self, config: BertConfig) -> nn.Module:
+    def head(self, config: BertConfig) -> TaskModel:
         """Returns a new model with this task's layer on top; its labels are those of `encode`."""
 
-    def for_use(self, model: nn.Module) -> nn.Module:
+    def for_use(self, model: TaskModel) -> TaskModel:
         """Returns `model` as it is kept: its answers are in the units of the user's file."""
 
     def decode(self, logits: Tensor) -> list[Prediction]:

@@ -13,7 +13,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
+
+import numpy as np
 
 from bertsmith.config import CasingConfig
 from bertsmith.text import classes
@@ -26,7 +29,7 @@ _SPACES = CharacterClass(classes.SPACES)
 _CHINESE = CharacterClass(classes.CHINESE)
 _ORDERED_MARKS = CharacterClass(classes.ORDERED_MARKS)
 _UNDECOMPOSED = CharacterClass(classes.UNDECOMPOSED)
-_ORDERED_MARK = re.compile(f"[{_ORDERED_MARKS.pattern()}]")
+_MARKS_THAT_MEET = re.compile(f"[{_ORDERED_MARKS.pattern()}]{{2}}")
 _YOUNG_LOWER = {
     capital: chr(lower + capital - first)
     for first, last, lower in classes.YOUNG_CAPITALS
@@ -57,6 +60,8 @@ class Normalizer:
         )
         self._plain = _Table(casing, self._strips, spaced=False)
         self._spaced = _Table(casing, self._strips, spaced=True)
+        self._lined = _Table(casing, self._strips, spaced=True)
+        self._lined[ord("\n")] = "\n"
 
     def normalize(self, text: str) -> str:
         """Returns the text cleaned, Chinese characters spaced, accents stripped, lower-cased."""
@@ -66,19 +71,27 @@ class Normalizer:
         """Returns the normalised words of the text; a punctuation mark is a word."""
         return self._translate(text, self._spaced).split()
 
+    def space_out(self, lines: str) -> str:
+        """Returns the text with spaces between its normalised words; line breaks are kept."""
+        return self._translate(lines, self._lined)
+
     def iterate_words(self, text: str, longest: int) -> Iterator[str]:
         """Yields the words as they are asked for; those longer than `longest` are cut to that.
 
         Time and memory are those of what is asked for, even where the text is one endless word.
         """
         unfinished = ""
+        barren = False  # nothing ended in the window before: look whether anything may in this
         for start, end in _windows(text):
-            spaced = unfinished + self._translate(text[start:end], self._spaced)
+            part = text[start:end]
+            if barren and self._ends_nothing(part, len(unfinished), longest):
+                continue
+            spaced = unfinished + self._translate(part, self._spaced)
             words = spaced.split()
-            unfinished = words.pop() if words and not spaced.endswith(" ") else ""
+            unfinished = words.pop()[:longest] if words and not spaced.endswith(" ") else ""
+            barren = not words
             for word in words:
                 yield word[:longest]
-            unfinished = unfinished[:longest]
         if unfinished:
             yield unfinished
 
@@ -93,8 +106,15 @@ class Normalizer:
         """
         characters: list[str] = []
         origins: list[int] = []
+        barren = False
         for start, end in _windows(text):
-            for character, origin in self._traced(text[start:end]):
+            part = text[start:end]
+            if barren and self._ends_nothing(part, len(characters), longest):
+                kept = (index for index in reversed(range(len(part))) if self._keeps(part[index]))
+                origins[-1:] = [start + index for index in islice(kept, 1)] or origins[-1:]
+                continue
+            barren = True
+            for character, origin in self._traced(part):
                 for made in self._spaced[ord(character)] or "":
                     if made != " ":
                         if len(characters) < longest:
@@ -105,17 +125,34 @@ class Normalizer:
                     elif characters:
                         yield Word("".join(characters), tuple(origins))
                         characters, origins = [], []
+                        barren = False
         if characters:
             yield Word("".join(characters), tuple(origins))
 
+    def _keeps(self, character: str) -> bool:
+        return self._spaced[ord(character)] is not None
+
+    def _ends_nothing(self, part: str, begun: int, longest: int) -> bool:
+        """Returns whether a part of the text surely neither ends nor begins a word.
+
+        `begun` is the length of the word before it. Only which characters there are is looked at.
+        """
+        if 0 < begun < longest:
+            return False
+        code_points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), np.uint32)
+        made = {self._spaced[code_point] for code_point in np.unique(code_points).tolist()}
+        if begun:
+            return not any(" " in characters for characters in made if characters)
+        return made == {None}
+
     def _translate(self, text: str, table: _Table) -> str:
         made = text.translate(table)
-        if self._strips and not made.isascii() and _ORDERED_MARK.search(made):
+        if self._strips and not made.isascii() and _MARKS_THAT_MEET.search(made):
             made = "".join(character for character, _ in _ordered(text)).translate(table)
         return made
 
     def _traced(self, text: str) -> Iterator[tuple[str, int]]:
-        if self._strips and _ORDERED_MARK.search(text.translate(self._plain)):
+        if self._strips and _MARKS_THAT_MEET.search(text.translate(self._plain)):
             return iter(_ordered(text))
         return ((character, index) for index, character in enumerate(text))
 

@@ -13,14 +13,19 @@ from typing import Literal
 Language = Literal["auto", "en", "zh"]
 
 _CLOSERS = "\"'”’»)\\]}"
-_OPENERS = "\"'“‘«(\\[{"
-_BLANK_LINE = r"\n[ \t\r]*+\n"
-_STOP = rf"(?P<stop>[.!?…](?<![.!?…][.!?…])[.!?…]*+)[{_CLOSERS}]*+\s++"
-_CHINESE_STOP = r"[。！？；…](?<![。！？；…][。！？；…])[。！？；…]*+[”’」』）》】〉\"')\]]*+"
-_ENGLISH = re.compile(rf"{_STOP}|(?P<blank>{_BLANK_LINE})")
-_CHINESE = re.compile(rf"(?P<chinese>{_CHINESE_STOP})|{_STOP}|(?P<blank>{_BLANK_LINE})")
-_NEXT_WORD = re.compile(rf"[{_OPENERS}]*+(?P<word>[^\W_]*+)")
-_LAST_WORD = re.compile(rf"[^\s{_OPENERS}—–/-]*\Z")
+_OPENERS = "\"'“‘«([{"
+_BLANK_LINE = r"(?<=\n)(?P<blank>[ \t\r]*+\n)"
+_ENGLISH_STOP = (
+    rf"(?<![.!?…][.!?…])[.!?…]*+[{_CLOSERS}]*+\s++"
+    rf"(?=[{re.escape(_OPENERS)}]*+(?P<next>\.|\w*+))"
+)
+_CHINESE_STOP = r"(?<![。！？；…][。！？；…])[。！？；…]*+[”’」』）》】〉\"')\]]*+(?=(?P<after>.?))"
+_ENGLISH = re.compile(rf"[.!?…\n](?:{_BLANK_LINE}|(?<=[.!?…]){_ENGLISH_STOP})")
+_CHINESE = re.compile(
+    rf"[.!?…。！？；\n](?:{_BLANK_LINE}|(?<=[.!?]){_ENGLISH_STOP}|(?<=[。！？；…]){_CHINESE_STOP})"
+)
+_BEFORE_WORD = re.compile(rf".*[{re.escape(_OPENERS)}—–/-]")
+_GOING_ON = ("，", "、", "：", ",", ":")
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
 
 _LOOKED_AT = 1000  # characters by which `auto` decides
@@ -69,11 +74,17 @@ def split_sentences(text: str, language: Language = "auto") -> list[str]:
     sentences = []
     start = 0
     for found in (_CHINESE if chinese else _ENGLISH).finditer(text):
-        if _ends_sentence(text, start, found):
-            sentence = text[start : found.end()].strip()
+        end = found.end()
+        kind = found.lastgroup
+        if kind == "next":
+            ends = _stop_ends(text, start, found)
+        else:
+            ends = kind == "blank" or _chinese_stop_ends(found)
+        if ends:
+            sentence = text[start:end].strip()
             if sentence:
                 sentences.append(sentence)
-            start = found.end()
+            start = end
     rest = text[start:].strip()
     return [*sentences, rest] if rest else sentences
 
@@ -85,34 +96,31 @@ def _is_chinese(text: str) -> bool:
     return len(_CJK.findall(looked_at)) > _CJK_SHARE * len(looked_at)
 
 
-def _ends_sentence(text: str, start: int, found: re.Match[str]) -> bool:
-    if found["blank"]:
+def _stop_ends(text: str, start: int, found: re.Match[str]) -> bool:
+    following = found["next"]
+    stop = found.start()
+    if following == "." or following[:1].islower():  # a spaced ellipsis, or the sentence goes on
+        return "\n" in found[0] and re.search(_BLANK_LINE, found[0]) is not None
+    if text[stop] != "." or text[stop + 1] in ".!?…":
         return True
-    if found.lastgroup == "chinese":
-        return _chinese_ends(text, found)
-    following = _NEXT_WORD.match(text, found.end())
-    word = following["word"] if following else ""
-    if word[:1].islower():
-        return False
-    if found["stop"] != ".":
-        return True
-    return _full_stop_ends(text[start : found.start("stop")], word)
+    return _full_stop_ends(text, start, stop, following)
 
 
-def _chinese_ends(text: str, found: re.Match[str]) -> bool:
-    """A stop within a quotation goes on after it; a bare ellipsis is a pause."""
-    following = text[found.end() : found.end() + 1]
-    return following not in tuple("，、：,:") and not set(found[0]) <= {"…"}
-
-
-def _full_stop_ends(sentence: str, following: str) -> bool:
-    before = _LAST_WORD.search(sentence, max(0, len(sentence) - _LONGEST_LAST_WORD))
-    word = before[0] if before else ""
-    if len(word) == 1 and word.isalpha():
-        return not word.isupper() or word == "I"
-    lowered = word.lower()
+def _full_stop_ends(text: str, start: int, stop: int, following: str) -> bool:
+    """Decides by the words on both sides of a single full stop."""
+    begin = max(start, stop - _LONGEST_LAST_WORD)
+    word = text[begin:stop].rsplit(None, 1)[-1:]
+    bare = _BEFORE_WORD.sub("", word[0]) if word else ""
+    if len(bare) == 1 and bare.isalpha():  # an initial
+        return bare.islower() or bare == "I"
+    lowered = bare.lower()
     if lowered in _NEVER_LAST:
         return lowered == "no" and not following[:1].isdigit()
-    if lowered in _SELDOM_LAST or "." in word:
+    if lowered in _SELDOM_LAST or "." in bare:
         return following in _SENTENCE_STARTERS
-    return not (word.isdigit() and len(word) == len(sentence.strip()))
+    return not (bare.isdigit() and not text[start : stop - len(bare)].strip())  # "1. First"
+
+
+def _chinese_stop_ends(found: re.Match[str]) -> bool:
+    """A stop in a quotation that goes on ends nothing, and a bare ellipsis is a pause."""
+    return found["after"] not in _GOING_ON and not set(found[0]) <= {"…"}

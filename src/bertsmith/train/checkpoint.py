@@ -21,16 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bertsmith.errors import CheckpointError
+from bertsmith.errors import CheckpointError, MissingInputError
+from bertsmith.storage import read_json, refuse_without_room, replace_file, storage_errors
 from bertsmith.train.loop import Run
-from bertsmith.train.sealed import (
-    read_json,
-    refuse_without_room,
-    replace_file,
-    storage_errors,
-    verify_sealed,
-    write_sealed,
-)
+from bertsmith.train.sealed import verify_sealed, write_sealed
 
 _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")  # the second number: its first place was taken
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -154,12 +148,11 @@ def _damage(place: Path, *, contents: bool) -> str:
     try:
         verify_sealed(place, contents=contents)
         content = read_json(place / _STATE)
-    except CheckpointError as error:
+    except (CheckpointError, MissingInputError) as error:
         return str(error)
     except OSError as error:
         return f"{place}: cannot be read ({error.strerror})"
-    is_state = isinstance(content, dict) and content.keys() == {"step", "state"}
-    if not is_state or type(content["step"]) is not int:
+    if content.keys() != {"step", "state"} or type(content["step"]) is not int:
         return f"{place / _STATE}: does not hold a step and a state"
     return ""
 

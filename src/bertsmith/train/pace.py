@@ -25,5 +25,5 @@ def by_steps(steps: int) -> Pace:
 
 
 def by_time(budget_seconds: float, stopwatch: Stopwatch) -> Pace:
-    """Returns the pace of a run that ends when `budget_seconds` are spent."""
-    return lambda done: stopwatch.seconds() / budget_seconds
+    """Returns the pace of a run that ends when `budget_seconds` are spent, after a step or more."""
+    return lambda done: stopwatch.seconds() / budget_seconds if done else 0.0

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.errors import ConfigError, FolderInUseError
-from bertsmith.train.sealed import read_json, remove_unfinished, replace_file, storage_errors
+from bertsmith.storage import read_json, replace_file, storage_errors
+from bertsmith.train.sealed import remove_unfinished
 
 _LOCK, _SETTINGS, _METRICS = "run.lock", "settings.json", "metrics.jsonl"
 

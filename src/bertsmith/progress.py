@@ -47,17 +47,21 @@ class ProgressLine:
         """Prints one line that stays."""
         self._console.print(message, markup=False)
 
-    def show(self, done: float, line: str) -> None:
-        """Shows that a share `done` of the run lies behind, with `line` beside it, now and then."""
+    def show(self, done: float | None, line: str) -> None:
+        """Shows now and then that a share `done` of the work lies behind, with `line` beside it.
+
+        `done` is None where the whole is not known.
+        """
         now = time.monotonic()
         is_terminal = self._console.is_terminal
-        if done < 1 and now - self._shown < (_BAR_SECONDS if is_terminal else _LINE_SECONDS):
+        is_last = done is not None and done >= 1
+        if not is_last and now - self._shown < (_BAR_SECONDS if is_terminal else _LINE_SECONDS):
             return
         self._shown = now
         if is_terminal:
             self._bar.update(self._task, completed=done, description=line, refresh=True)
         else:
-            self.say(f"{done:4.0%}  {line}")
+            self.say(line if done is None else f"{done:4.0%}  {line}")
 
 
 def duration(seconds: float) -> str:

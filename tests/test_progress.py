@@ -6,8 +6,7 @@ from io import StringIO
 
 import pytest
 
-from bertsmith.train.pace import Stopwatch, by_steps, by_time
-from bertsmith.train.progress import ProgressLine, duration
+from bertsmith.progress import ProgressLine, duration
 
 
 def test_plain_lines_are_written_where_there_is_no_terminal() -> None:
@@ -25,13 +24,3 @@ def test_plain_lines_are_written_where_there_is_no_terminal() -> None:
 )
 def test_durations_are_short(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
-
-
-def test_a_run_by_steps_ends_after_them() -> None:
-    pace = by_steps(8)
-    assert [pace(0), pace(2), pace(8)] == [0.0, 0.25, 1.0]
-
-
-def test_a_run_by_time_counts_earlier_sittings() -> None:
-    assert 0.5 <= by_time(100.0, Stopwatch(50.0))(0) < 0.6
-    assert by_time(100.0, Stopwatch(100.0))(0) >= 1.0

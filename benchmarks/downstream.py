@@ -1,0 +1,114 @@
+"""What pre-training is worth: one encoder fine-tuned from its weights, and from random ones.
+
+    python benchmarks/downstream.py --model run/model
+
+Two sets, SST-2 and disaster tweets, three seeds each from both. The epoch is chosen by rows split
+off from the training set; the accuracy shown is that on rows never seen: the dev set of SST-2, and
+a fixed fifth of the tweets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bertsmith.config import FinetuneConfig, OptimizerConfig
+from bertsmith.recipes.evaluate_task import evaluate_task
+from bertsmith.recipes.finetune import finetune, usual_learning_rate
+
+STARTS = {"pre-trained": False, "random": True}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True, help="model folder of a run")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--sets", nargs="+", default=["sst2", "tweets"])
+    parser.add_argument("--rows", type=int, default=20_000, help="most training rows of a set")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--max-length", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, help="by default the encoder's usual one")
+    arguments = parser.parse_args()
+    rate = arguments.learning_rate or usual_learning_rate(arguments.model)
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.sets:
+            train, test = SETS[name](arguments.data, Path(folder), arguments.rows)
+            for start, random_weights in STARTS.items():
+                for seed in range(arguments.seeds):
+                    out = Path(folder) / f"{name}-{start}-{seed}"
+                    config = FinetuneConfig(
+                        epochs=arguments.epochs, max_length=arguments.max_length, seed=seed
+                    )
+                    done = finetune(
+                        "classify",
+                        train,
+                        arguments.model,
+                        out,
+                        config,
+                        OptimizerConfig(learning_rate=rate),
+                        random_weights=random_weights,
+                    )
+                    scores = evaluate_task(out / "best", test)
+                    results.append(
+                        {
+                            "set": name,
+                            "start": start,
+                            "seed": seed,
+                            "accuracy": scores["accuracy"],
+                            "f1": scores["f1"],
+                            "best_epoch": done["best_epoch"],
+                            "seconds": done["seconds"],
+                            "train_rows": done["train_rows"],
+                            "test_rows": scores["rows"],
+                        }
+                    )
+                    print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    show(results, rate)
+
+
+def sst2(data: Path, folder: Path, rows: int) -> tuple[Path, Path]:
+    """Returns the first rows of the training set, and the dev set."""
+    lines = (data / "glue/SST-2/train.tsv").read_bytes().split(b"\n")
+    (folder / "sst2.tsv").write_bytes(b"\n".join(lines[: rows + 1]) + b"\n")
+    return folder / "sst2.tsv", data / "glue/SST-2/dev.tsv"
+
+
+def tweets(data: Path, folder: Path, rows: int) -> tuple[Path, Path]:
+    """Returns four fifths and one fifth of the labelled tweets, the same ones every time."""
+    with (data / "disaster-tweets/train.csv").open(encoding="utf-8", newline="") as file:
+        header, *labelled = csv.reader(file)
+    random.Random(0).shuffle(labelled)
+    cut = len(labelled) // 5
+    parts = {"tweets-test.csv": labelled[:cut], "tweets.csv": labelled[cut : cut + rows]}
+    for name, part in parts.items():
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([header, *part])
+    return folder / "tweets.csv", folder / "tweets-test.csv"
+
+
+SETS = {"sst2": sst2, "tweets": tweets}
+
+
+def show(results: list[dict[str, Any]], rate: float) -> None:
+    print(f"{'set':8} {'start':12} {'accuracy of each seed':28} {'mean':>6} {'rows':>7}")
+    for name in dict.fromkeys(row["set"] for row in results):
+        for start in STARTS:
+            found = [row for row in results if (row["set"], row["start"]) == (name, start)]
+            each = [row["accuracy"] for row in found]
+            shown = "  ".join(f"{score:.4f}" for score in each)
+            mean = statistics.fmean(each)
+            print(f"{name:8} {start:12} {shown:28} {mean:.4f} {found[0]['train_rows']:7,}")
+    print(json.dumps({"learning_rate": rate, "results": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""A model folder and text in; labels, numbers, filled masks or vectors out.
+
+Rows of like length go through the model together, packed without padding under a token budget, and
+come out in the order they were given. Files are read and answered a window at a time, so that
+memory does not grow with their length.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bertsmith.config import ColumnsConfig
+from bertsmith.data.batches import PackedBatch, pack_texts
+from bertsmith.data.columns import Columns, choose_columns
+from bertsmith.data.framing import Framed, group_by_length
+from bertsmith.data.outputs import (
+    Answered,
+    check_suffix,
+    read_layout,
+    write_predictions,
+    write_submission,
+    write_vectors,
+)
+from bertsmith.data.tables import open_table
+from bertsmith.errors import ConfigError, DataError
+from bertsmith.folder import Loaded, load_model
+from bertsmith.model.bert import Bert
+from bertsmith.model.heads import (
+    BertForClassification,
+    BertForPreTraining,
+    BertForRegression,
+)
+from bertsmith.tasks.answers import answer
+from bertsmith.tasks.labelled import Example, Prediction, read_examples
+from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
+from bertsmith.tasks.task import Task, task_of
+
+Text = str | tuple[str, str]  # a text, or a pair of texts
+Pooling = Literal["mean", "cls"]
+
+
+def load(path: str | Path) -> Model:
+    """Returns the model of a folder that bertsmith or `transformers` wrote, ready for use.
+
+    Raises:
+        MissingInputError: there is no such folder.
+        CheckpointError: it is damaged, or holds another kind of model.
+    """
+    return Model(load_model(Path(path)), str(path))
+
+
+class Model:
+    """A loaded model; which of its methods it has a head for depends on what it was trained for."""
+
+    def __init__(self, loaded: Loaded, where: str) -> None:
+        self.config = loaded.config
+        self.tokenizer = loaded.tokenizer
+        self.facts = loaded.facts
+        self._model = loaded.model
+        self._where = where
+        self.max_length = int(loaded.facts.get("max_length", loaded.config.max_position_embeddings))
+
+    @property
+    def encoder(self) -> Bert:
+        """Returns the encoder, whatever stands on it."""
+        return self._model if isinstance(self._model, Bert) else self._model.encoder
+
+    # ------------------------------------------------------------------------------ fill-mask
+
+    def fill_mask(self, text: str, top: int = 5) -> list[list[dict[str, Any]]]:
+        """Returns for each `[MASK]` of the text the `top` likeliest pieces with probabilities.
+
+        Raises:
+            ConfigError: the model has no head for masked pieces.
+            DataError: the text has no [MASK], or has one beyond the longest length.
+        """
+        if not isinstance(self._model, BertForPreTraining):
+            raise ConfigError(
+                f"{self._where}: has no head for masked pieces; expected a model that "
+                f"`bertsmith pretrain` wrote"
+            )
+        vocabulary = self.tokenizer.vocabulary
+        if not 1 <= top <= len(vocabulary.pieces):
+            raise ConfigError(f"top is {top}; expected 1 to {len(vocabulary.pieces)}")
+        row = encode(Example("text", text), self.tokenizer, self.max_length, with_special=True)
+        places = np.flatnonzero(row.piece_ids == vocabulary.mask_id)
+        if len(places) < max(1, text.count("[MASK]")):
+            found = f"has no [MASK] in its first {self.max_length} pieces"
+            if len(places):
+                found = f"has a [MASK] after its first {self.max_length} pieces"
+            raise DataError(f"the text {found}; expected one or more there")
+        batch = pack_texts([row]).to(self._device)
+        with torch.inference_mode():
+            logits = self._model.logits(  # [M, V]
+                batch.piece_ids,
+                batch.segment_ids,
+                batch.position_ids,
+                batch.sequence_starts,
+                torch.from_numpy(places).to(self._device),
+            )
+            shares = logits.float()[:, : len(vocabulary.pieces)].softmax(dim=1)  # [M, V]
+            best = shares.topk(top)  # [M, top] twice
+        return [
+            [
+                {"piece": vocabulary.pieces[piece], "probability": share}
+                for share, piece in zip(row_shares, pieces, strict=True)
+            ]
+            for row_shares, pieces in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    # -------------------------------------------------------------------------------- vectors
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        pooling: Pooling = "mean",
+        layers: int = -1,
+        normalize: bool = False,
+    ) -> NDArray[np.float32]:
+        """Returns one vector for each text, in their order. [N, H]
+
+        Args:
+            texts: any number of them.
+            pooling: the mean over all pieces of a text, or the state of its first, [CLS].
+            layers: which layer is read: -1 is the last one, 0 the embeddings.
+            normalize: whether every vector is made one unit long.
+        """
+        examples = (Example("text", text) for text in texts)
+        blocks = [block for block, _ in self._vectors(examples, pooling, layers, normalize)]
+        return np.concatenate(blocks or [np.empty((0, self.config.hidden_size), np.float32)])
+
+    def embed_file(
+        self,
+        data: Path,
+        out: Path,
+        columns: ColumnsConfig | None = None,
+        *,
+        pooling: Pooling = "mean",
+        layers: int = -1,
+        normalize: bool = False,
+    ) -> dict[str, Any]:
+        """Writes one vector for each text of a file to `out`, as an array of numpy.
+
+        The file is plain text, one text a line, or a table with a column of texts. Returns `rows`,
+        `dimensions`, `seconds` and `tokens_per_second`.
+        """
+        check_suffix(out, ".npy")
+        started = time.monotonic()
+        columns = columns or ColumnsConfig()
+        table = open_table(data, columns)
+        chosen = choose_columns(table, columns, label_names=None, known=self._trained_on())
+        examples = read_examples(table, replace(chosen, pair=None))
+        tokens = 0
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            nonlocal tokens
+            for block, block_tokens in self._vectors(examples, pooling, layers, normalize):
+                tokens += block_tokens
+                yield block
+
+        rows = write_vectors(out, blocks(), self.config.hidden_size)
+        seconds = time.monotonic() - started
+        return {
+            "rows": rows,
+            "dimensions": self.config.hidden_size,
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "columns": chosen.said(),
+        }
+
+    def _vectors(
+        self, examples: Iterable[Example], pooling: Pooling, layers: int, normalize: bool
+    ) -> Iterator[tuple[NDArray[np.float32], int]]:
+        """Yields the vectors of a window of texts, [N, H], and how many pieces these have."""
+        depth = self.config.num_hidden_layers
+        if not -depth - 1 <= layers <= depth:
+            raise ConfigError(f"layers is {layers}; expected {-depth - 1} to {depth}")
+        if pooling not in get_args(Pooling):
+            raise ConfigError(f"pooling is {pooling!r}; expected mean or cls")
+        for window in windows(examples):
+            rows = [encode(example, self.tokenizer, self.max_length) for example in window]
+            vectors = torch.empty(len(rows), self.config.hidden_size)  # [N, H]
+            for group, batch in self._batches(rows):
+                with torch.inference_mode():
+                    states = self._states(batch, layers)  # [T, H]
+                    pooled = _pooled(states, batch.sequence_starts, pooling)  # [S, H]
+                    vectors[group] = pooled.float().cpu()
+            if normalize:
+                vectors = torch.nn.functional.normalize(vectors)  # [N, H]
+            yield vectors.numpy(), sum(map(len, rows))
+
+    def _states(self, batch: PackedBatch, layer: int) -> Tensor:
+        inputs = (batch.piece_ids, batch.segment_ids, batch.position_ids, batch.sequence_starts)
+        if layer in (-1, self.config.num_hidden_layers):
+            return self.encoder(*inputs)  # [T, H]
+        return self.encoder.layers(*inputs)[layer]  # [T, H]
+
+    def _batches(self, rows: list[Framed]) -> Iterator[tuple[NDArray[np.int64], PackedBatch]]:
+        budget = max([TOKENS_PER_BATCH, *map(len, rows)])
+        for group in group_by_length([len(row) for row in rows], tokens_per_batch=budget):
+            yield group, pack_texts([rows[place] for place in group]).to(self._device)
+
+    # ---------------------------------------------------------------------------- predictions
+
+    def predict(self, texts: Iterable[Text]) -> list[Prediction]:
+        """Returns a label with the probability of each, or a number, for each text or pair.
+
+        Raises:
+            CheckpointError: the model was not trained for such a task.
+            DataError: it was trained on pairs and gets a single text, or the other way round.
+        """
+        task = self._task()
+        examples = (self._example(number, text) for number, text in enumerate(texts, start=1))
+        return [found for _, found in self._answers(task, examples)]
+
+    def predict_file(
+        self,
+        data: Path,
+        out: Path,
+        columns: ColumnsConfig | None = None,
+        *,
+        like: Path | None = None,
+    ) -> dict[str, Any]:
+        """Writes a prediction for every row of a file; returns `rows` and `seconds`.
+
+        `out` is CSV or JSON lines by its name: the id, where the file has ids, the prediction, and
+        the probability of each label. With `like`, a sample submission, it has that file's columns
+        and order, and its ids are checked.
+
+        Raises:
+            DataError: the file has no texts as in training, or not the ids of the sample.
+        """
+        check_suffix(out, ".csv", *(() if like else (".jsonl",)))
+        started = time.monotonic()
+        task = self._task()
+        columns = columns or ColumnsConfig()
+        table = open_table(data, columns)
+        chosen = choose_columns(table, columns, label_names=None, known=self._trained_on())
+        self._check_pair(chosen.pair is not None, str(data))
+        layout = None
+        if like:
+            layout = read_layout(like, table.columns, self.facts.get("labels", []))
+            chosen = replace(chosen, id=layout.id_column)
+        num_empty = 0
+
+        def answered() -> Iterator[Answered]:
+            nonlocal num_empty
+            examples = read_examples(table, chosen, with_id=True)
+            for example, found in self._answers(task, examples):
+                num_empty += not example.text.strip()
+                yield Answered(example.id, found.answer, found.probabilities)
+
+        if layout:
+            rows = write_submission(out, answered(), layout)
+        else:
+            rows = write_predictions(out, answered(), chosen.id)
+        return {
+            "rows": rows,
+            "seconds": time.monotonic() - started,
+            "empty_texts": num_empty,
+            "columns": chosen.said(),
+            "out": str(out),
+        }
+
+    def _task(self) -> Task:
+        return task_of(self.facts, self._where)
+
+    def _answers(
+        self, task: Task, examples: Iterable[Example]
+    ) -> Iterator[tuple[Example, Prediction]]:
+        model = self._model
+        assert isinstance(model, BertForClassification | BertForRegression), "a task has its head"
+        return answer(task, model, self.tokenizer, examples, self.max_length)
+
+    def _example(self, number: int, text: Text) -> Example:
+        where = f"text {number}"
+        self._check_pair(not isinstance(text, str), where)
+        return Example(where, text) if isinstance(text, str) else Example(where, *text)
+
+    def _check_pair(self, is_pair: bool, where: str) -> None:
+        trained = self._trained_on()
+        if trained and is_pair != (trained.pair is not None):
+            wanted, found = ("single texts", "a pair") if is_pair else ("pairs", "a single text")
+            raise DataError(
+                f"{where}: holds {found}, but {self._where} was trained on {wanted}; expected those"
+            )
+
+    def _trained_on(self) -> Columns | None:
+        """Returns the columns that the model was trained on, where its folder remembers them."""
+        found = self.facts.get("columns")
+        if not found:
+            return None
+        return Columns(found["text"], found.get("pair"), found.get("label"))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.encoder.embeddings.pieces.weight.device
+
+
+def _pooled(states: Tensor, sequence_starts: Tensor, pooling: Pooling) -> Tensor:
+    """Returns one vector for each sequence of states. [T, H] -> [S, H]"""
+    starts = sequence_starts.to(device=states.device, dtype=torch.int64)  # [S + 1]
+    if pooling == "cls":
+        return states[starts[:-1]]  # [S, H]
+    lengths = starts.diff()  # [S]
+    owners = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    sums = states.new_zeros(len(lengths), states.shape[1])  # [S, H]
+    return sums.index_add_(0, owners, states) / lengths[:, None]  # [S, H]

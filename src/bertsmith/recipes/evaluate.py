@@ -1,0 +1,105 @@
+"""How good a model is: a pre-trained one on raw text, a fine-tuned one on labelled rows.
+
+bertsmith evaluate run/model TEXT...
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from bertsmith.config import ColumnsConfig, CorpusConfig, ExamplesConfig, PrepareConfig
+from bertsmith.data.batches import PackedBatch, read_epoch
+from bertsmith.data.examples import PretrainingExamples
+from bertsmith.data.shards import open_corpus
+from bertsmith.errors import ConfigError, DataError
+from bertsmith.folder import load_model
+from bertsmith.model.heads import BertForClassification, BertForPreTraining, BertForRegression
+from bertsmith.recipes.evaluate_task import evaluate_task
+from bertsmith.recipes.prepare import prepare
+from bertsmith.train.loop import evaluate as measure
+
+_TOKENS_PER_BATCH = 4096
+_SEED = 0
+
+
+def evaluate(
+    model: Path,
+    data: Sequence[str],
+    corpus: CorpusConfig | None = None,
+    columns: ColumnsConfig | None = None,
+    examples: ExamplesConfig | None = None,
+) -> dict[str, Any]:
+    """Returns the losses of a pre-trained model on raw text, or a fine-tuned one's scores on rows.
+
+    Raises:
+        ConfigError: a fine-tuned model is given more than one labelled file.
+        DataError: the model was trained for neither, or the data does not hold what it must.
+    """
+    loaded = load_model(model)
+    if isinstance(loaded.model, BertForPreTraining):
+        return evaluate_text(model, data, corpus, examples)
+    if isinstance(loaded.model, BertForClassification | BertForRegression):
+        if len(data) != 1:
+            raise ConfigError(f"data: {len(data)} files are given; expected one labelled file")
+        return evaluate_task(model, Path(data[0]), columns)
+    raise DataError(
+        f"{model}: holds an encoder without a head; expected a pre-trained model with its heads, "
+        f"or a fine-tuned one"
+    )
+
+
+def evaluate_text(
+    model: Path,
+    sources: Sequence[str],
+    corpus: CorpusConfig | None = None,
+    examples: ExamplesConfig | None = None,
+) -> dict[str, Any]:
+    """Returns how well a pre-trained model predicts the masked pieces of raw text.
+
+    The text is cut into examples as for pre-training, all of it, with the same pairs and masks each
+    time; examples are as long as the model allows, at most 128 pieces by default.
+
+    Returns:
+        `mlm_loss`, `perplexity`, `mlm_accuracy`; `nsp_loss` and `nsp_accuracy` where the model has
+        that head; `examples`, `tokens` and `seconds`.
+
+    Raises:
+        MissingInputError, DataError: the text cannot be read, or there is none.
+    """
+    started = time.monotonic()
+    loaded = load_model(model)
+    config = examples or ExamplesConfig(
+        sequence_length=min(ExamplesConfig.sequence_length, loaded.config.max_position_embeddings)
+    )
+    everything = PrepareConfig(held_out=0.0)
+    with TemporaryDirectory(prefix="bertsmith-") as place:
+        prepare(
+            sources, loaded.tokenizer, Path(place) / "corpus", corpus or CorpusConfig(), everything
+        )
+        text = open_corpus(Path(place) / "corpus", verify=False)
+        read = PretrainingExamples(text, loaded.tokenizer.vocabulary, config, seed=_SEED)
+        budget = max(_TOKENS_PER_BATCH, config.sequence_length)
+        count = Counter[str]()
+        figures = measure(loaded.model, _counted(read_epoch(read, tokens_per_batch=budget), count))
+    return {
+        "mlm_loss": figures["mlm_loss"],
+        "perplexity": math.exp(figures["mlm_loss"]),
+        **{name: value for name, value in figures.items() if name != "mlm_loss"},
+        **count,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _counted(batches: Iterator[PackedBatch], count: Counter[str]) -> Iterator[dict[str, Tensor]]:
+    """Yields the tensors of each batch, counting examples and tokens as they pass."""
+    for batch in batches:
+        count.update(examples=batch.num_sequences, tokens=batch.num_tokens)
+        yield batch.tensors()

@@ -1,0 +1,160 @@
+"""What pre-training reads: the steps of its phases, the held-out batches, the unigram model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertsmith.config import ExamplesConfig, PretrainConfig
+from bertsmith.data.batches import PackedBatch, Position, Prefetched, Step, read_epoch, read_steps
+from bertsmith.data.examples import PretrainingExamples
+from bertsmith.data.shards import Corpus
+from bertsmith.errors import ConfigError
+from bertsmith.text.wordpiece import Vocabulary
+
+_HELD_OUT_SEED = 0  # the same masks in every run, so that runs can be compared
+
+
+def phases(config: PretrainConfig, examples: ExamplesConfig) -> list[ExamplesConfig]:
+    """Returns the examples of the first phase and, where there is one, of the long last phase.
+
+    Batches hold as many tokens in both. A cap on predictions grows with the length.
+
+    Source: Devlin et al. 2019, appendix A.2.
+    """
+    short, long = examples.sequence_length, config.long_sequence_length
+    if not config.long_sequence_share or long <= short:
+        return [examples]
+    cap = examples.max_predictions_per_seq
+    grown = None if cap is None else round(cap * long / short)
+    return [examples, replace(examples, sequence_length=long, max_predictions_per_seq=grown)]
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """Where the stream stands; all that a checkpoint must hold of the data."""
+
+    phase: int = 0
+    position: Position = Position()
+    tokens: int = 0  # read so far
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Returns it as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> StreamState:
+        """Returns what `to_mapping` wrote."""
+        return cls(values["phase"], Position(**values["position"]), values["tokens"])
+
+
+class StepStream:
+    """Yields the parts of one optimizer step after another, phase after phase.
+
+    `phase` is asked before each step. A phase starts at the first example of its own epoch 0.
+    Examples are made in a thread of their own, some steps ahead; `state` is that of the last step
+    handed out, whatever lies ready. Use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        vocabulary: Vocabulary,
+        config: PretrainConfig,
+        examples: ExamplesConfig,
+        *,
+        phase: Callable[[], int],
+        state: StreamState,
+        device: torch.device,
+    ) -> None:
+        for each in phases(config, examples):
+            if each.sequence_length > config.tokens_per_batch:
+                raise ConfigError(
+                    f"tokens_per_batch is {config.tokens_per_batch}; expected at least the longest "
+                    f"sequence's {each.sequence_length}"
+                )
+        self.state = state
+        self._config = config
+        self._phase = phase
+        self._device = device
+        self._examples = [
+            PretrainingExamples(corpus, vocabulary, each, seed=config.seed)
+            for each in phases(config, examples)
+        ]
+        self._steps = self._read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._steps.close()
+
+    def __iter__(self) -> Iterator[list[dict[str, Tensor]]]:
+        return self
+
+    def __next__(self) -> list[dict[str, Tensor]]:
+        phase = self._phase()
+        if phase != self.state.phase:
+            self._steps.close()
+            self.state = replace(self.state, phase=phase, position=Position())
+            self._steps = self._read()
+        step = next(self._steps)
+        tokens = self.state.tokens + sum(part.num_tokens for part in step.parts)
+        self.state = replace(self.state, position=step.position, tokens=tokens)
+        return [part.to(self._device).tensors() for part in step.parts]
+
+    def _read(self) -> Prefetched[Step]:
+        return Prefetched(
+            read_steps(
+                self._examples[self.state.phase],
+                self.state.position,
+                tokens_per_batch=self._config.tokens_per_batch,
+                accumulate=self._config.accumulate,
+            )
+        )
+
+
+def held_out_batches(
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    examples: ExamplesConfig,
+    *,
+    most_examples: int,
+    tokens_per_batch: int,
+) -> list[PackedBatch]:
+    """Returns the batches that runs are measured on: always the same examples, the same masks.
+
+    It is empty where no text was set aside.
+    """
+    if not corpus.shards("held_out"):
+        return []
+    held_out = PretrainingExamples(
+        corpus, vocabulary, examples, seed=_HELD_OUT_SEED, split="held_out"
+    )
+    batches, sequences = [], 0
+    for batch in read_epoch(held_out, tokens_per_batch=tokens_per_batch):
+        batches.append(batch)
+        sequences += batch.num_sequences
+        if sequences >= most_examples:
+            break
+    return batches
+
+
+def unigram_loss(corpus: Corpus, batches: list[PackedBatch]) -> float:
+    """Returns the loss of the model that knows nothing but how often each piece occurs.
+
+    That is the mean negative log-likelihood of the masked pieces of `batches` under the frequencies
+    of the training text, one added to each count. A run that does not pass it has not learned.
+    """
+    counts = np.ones(corpus.vocab_size)
+    for number in range(len(corpus.shards("train"))):
+        pieces = corpus.open_shard("train", number).pieces
+        counts += np.bincount(pieces, minlength=corpus.vocab_size)
+    losses = -np.log(counts / counts.sum())
+    labels = [batch.masked_labels.numpy() for batch in batches if batch.masked_labels is not None]
+    return float(losses[np.concatenate(labels)].mean())

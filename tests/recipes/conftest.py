@@ -1,0 +1,36 @@
+"""A small vocabulary, a small corpus and a finished run, each made once for all tests here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.recipes.toy_runs import PREPARE, SETTINGS
+from tests.recipes.toy_text import write_text, write_vocabulary
+
+from bertsmith.config import CorpusConfig
+from bertsmith.folder import read_tokenizer
+from bertsmith.recipes.prepare import prepare
+from bertsmith.recipes.pretrain import pretrain
+
+
+@pytest.fixture(scope="session")
+def toy_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vocabulary(tmp_path_factory.mktemp("vocabulary") / "vocab")
+
+
+@pytest.fixture(scope="session")
+def toy_corpus(tmp_path_factory: pytest.TempPathFactory, toy_vocabulary: Path) -> Path:
+    """Returns a corpus of about five steps' tokens, so that runs pass several epochs."""
+    folder = tmp_path_factory.mktemp("corpus")
+    text = write_text(folder / "text.txt", 20)
+    tokenizer = read_tokenizer(toy_vocabulary)
+    prepare([str(text)], tokenizer, folder / "corpus", CorpusConfig(), PREPARE)
+    return folder / "corpus"
+
+
+@pytest.fixture(scope="session")
+def unbroken_run(tmp_path_factory: pytest.TempPathFactory, toy_corpus: Path) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    pretrain([str(toy_corpus)], out, SETTINGS)
+    return out
