@@ -24,6 +24,7 @@ from bertsmith.config import (
 from bertsmith.errors import ConfigError, DataError, StoppedError
 from bertsmith.folder import Loaded, load_encoder, save_model
 from bertsmith.model.bert import Bert
+from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.rows import LabelledData, read_labelled, read_steps
 from bertsmith.tasks.answers import logits_of
@@ -79,6 +80,7 @@ def finetune(
     optimizer = optimizer or OptimizerConfig(learning_rate=usual_learning_rate(model))
     if config.threads:
         torch.set_num_threads(config.threads)
+    keep_freed_memory()
     loaded = load_encoder(model)
     _check_length(config, loaded.config, model)
     settings = config.to_mapping() | optimizer.to_mapping() | columns.to_mapping()

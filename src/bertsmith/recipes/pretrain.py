@@ -32,6 +32,7 @@ from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import read_tokenizer
 from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.prepare import prepare
 from bertsmith.recipes.pretraining_data import (
@@ -123,6 +124,7 @@ def pretrain(
         StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
     """
     torch.set_num_threads(settings.run.threads or os.cpu_count() or 1)
+    keep_freed_memory()
     table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
     with ExitStack() as stack:
         folder = stack.enter_context(open_run_folder(out, resume=resume))
