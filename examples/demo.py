@@ -92,12 +92,12 @@ def run_commands(out: Path, budget: str) -> dict[str, Any]:
     for stale in ("vocabulary", "run", "pretrained", "random"):
         _remove(out / stale)
     story: dict[str, Any] = {"commands": commands}
-    story["vocabulary"] = bertsmith("vocab", corpus, "--out", vocabulary, "--size", "6000")
+    story["vocabulary"] = bertsmith("vocab", corpus, "--out", vocabulary, "--size", "4000")
     story["pretraining"] = bertsmith(
         *("pretrain", corpus, "--out", run, "--vocab", vocabulary, "--budget", budget),
-        *("--size", "L2-H192-A3", "--sequence-length", "64", "--long-sequence-share", "0"),
-        *("--tokens-per-batch", "2048", "--learning-rate", "2e-3", "--warmup", "0.1"),
-        *("--held-out", "0.03", "--evaluate-every", "100"),
+        *("--size", "tiny", "--sequence-length", "64", "--long-sequence-share", "0"),
+        *("--tokens-per-batch", "1024", "--learning-rate", "1e-3", "--warmup", "0.1"),
+        *("--bias-correction", "--held-out", "0.03", "--evaluate-every", "250"),
     )
     story["filled"] = [
         (text, bertsmith("fill", f"{run}/model", text, "--top", "4")["predictions"])

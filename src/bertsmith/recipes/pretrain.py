@@ -86,10 +86,19 @@ class PretrainSettings:
 
 
 def paper_optimizer(config: PretrainConfig) -> dict[str, Any]:
-    """Returns what the paper's recipe sets otherwise than `OptimizerConfig` does."""
+    """Returns what the paper's recipe sets otherwise than `OptimizerConfig` does.
+
+    The published rate is for a width of 768. Narrower encoders take a larger one, up to three times
+    as large: beyond that, without bias correction, small ones were seen to collapse to the unigram
+    model and stay there. So they were with a warm-up of a hundredth, the published share of a
+    million steps, in runs of some thousand; a tenth is the default here.
+
+    Source: Devlin et al. 2019, appendix A.2; for the rest `docs/results.md`.
+    """
+    width = bert_of_size(config.size).hidden_size
     return {
-        "learning_rate": _PUBLISHED_RATE,
-        "warmup": 0.01,
+        "learning_rate": min(_PUBLISHED_RATE * max(1.0, 768 / width), 3 * _PUBLISHED_RATE),
+        "warmup": 0.1,
         "bias_correction": False,
     }
 
