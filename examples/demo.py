@@ -107,7 +107,7 @@ def run_commands(out: Path, budget: str) -> dict[str, Any]:
         story[name] = bertsmith(
             *("finetune", "classify", f"{out}/train.csv", "--dev", f"{out}/test.csv"),
             *("--model", f"{run}/model", "--out", f"{out}/{name}", *weights),
-            *("--epochs", "8", "--max-length", "64", "--learning-rate", "5e-4"),
+            *("--epochs", "4", "--max-length", "64", "--learning-rate", "5e-4"),
         )
     return story
 
