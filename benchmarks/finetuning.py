@@ -26,6 +26,7 @@ from torch import nn
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig
 from bertsmith.folder import load_encoder
+from bertsmith.model.memory import keep_freed_memory
 from bertsmith.recipes.finetune import new_model
 from bertsmith.recipes.rows import LabelledData, Rows, read_labelled, read_steps
 from bertsmith.tasks.classify import Classify
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="optimizer steps of a turn")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the recipe does; the peers have it too
     folder = minilm()
     loaded = load_encoder(folder)
     data = read_rows(arguments, loaded.tokenizer)
