@@ -5,9 +5,9 @@
 MiniLM (6 layers, width 384) classifies sentences of SST-2, 32 at a time. Three systems take turns
 of a few optimizer steps each, so that all see the same moods of the machine: ours, packed; the
 `transformers` model (sdpa, fused AdamW) padded to the longest row of the batch; and padded to the
-greatest length, as `Trainer` does with a padding of "max_length". Before that, one step of each
-without dropout shows that they compute the same loss and gradient norm. On a busy machine take one thread
-and the processor's seconds, to which neighbours add little.
+greatest length, as `Trainer` does with a padding of "max_length". Before that, one batch without
+dropout shows that they compute the same loss and gradient norm. On a busy machine take one thread
+and the seconds of the processor, to which neighbours add little.
 """
 
 from __future__ import annotations
