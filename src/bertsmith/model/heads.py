@@ -161,9 +161,7 @@ class BertForClassification(nn.Module):
     ) -> Tensor:
         """Returns a score for each class of each sequence. [S, C]"""
         hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        pooled = self.encoder.pool(hidden, sequence_starts)  # [S, H]
-        noise = Noise.draw() if self.training else None
-        return self.classifier(drop(pooled, self.config.hidden_dropout_prob, noise))  # [S, C]
+        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, C]
 
 
 class BertForRegression(nn.Module):
@@ -201,9 +199,7 @@ class BertForRegression(nn.Module):
     ) -> Tensor:
         """Returns the number predicted for each sequence. [S, 1]"""
         hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        pooled = self.encoder.pool(hidden, sequence_starts)  # [S, H]
-        noise = Noise.draw() if self.training else None
-        return self.classifier(drop(pooled, self.config.hidden_dropout_prob, noise))  # [S, 1]
+        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, 1]
 
 
 Model = BertForPreTraining | BertForClassification | BertForRegression
@@ -291,3 +287,11 @@ class _PieceLoss(torch.autograd.Function):
         for_weight.index_add_(0, labels, states * -scale)
         for_bias.index_add_(0, labels, (-scale).expand(len(labels)))
         return for_states, for_weight, for_bias, None, None
+
+
+def _pooled(encoder: Bert, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
+    """Returns what a layer on whole sequences reads: pooled, and dropped in training. [S, H]"""
+    noise = Noise.draw() if encoder.training else None
+    return drop(  # [S, H]
+        encoder.pool(hidden, sequence_starts), encoder.config.hidden_dropout_prob, noise
+    )
