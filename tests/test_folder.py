@@ -37,7 +37,8 @@ from bertsmith.folder import (
     write_tokenizer,
 )
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import BertForClassification, BertForPreTraining, BertForRegression
+from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.task_heads import BertForClassification, BertForRegression
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran", "far", "##s", "##ed", "ä", "über"]
@@ -343,8 +344,8 @@ def test_a_newer_format_is_refused(folder: Path) -> None:
         ({"position_embedding_type": "relative_key"}, CheckpointError, "position_embedding_type"),
         ({"model_type": "roberta"}, CheckpointError, "model_type is 'roberta'; expected 'bert'"),
         ({"is_decoder": True}, CheckpointError, "is_decoder is True"),
-        ({"architectures": ["BertForTokenClassification"]}, CheckpointError, "expected one of"),
-        ({"architectures": []}, CheckpointError, "expected one of BertModel"),
+        ({"architectures": ["RobertaForMaskedLM"]}, CheckpointError, "expected one of"),
+        ({"architectures": []}, CheckpointError, "expected one of BertFor"),
         ({"architectures": ["BertModel"]}, CheckpointError, r"cls\..* are left over"),
     ],
 )

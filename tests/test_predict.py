@@ -15,7 +15,8 @@ from bertsmith.config import BertConfig, CasingConfig, ColumnsConfig
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.folder import save_model
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import BertForClassification, BertForPreTraining, BertForRegression
+from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.task_heads import BertForClassification, BertForRegression
 from bertsmith.predict import Model, load
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 

@@ -23,6 +23,7 @@ from bertsmith.config import (
     OptimizerConfig,
     PrepareConfig,
     PretrainConfig,
+    TaskConfig,
     VocabConfig,
 )
 from bertsmith.errors import BUG_EXIT_CODE, BertsmithError
@@ -135,6 +136,7 @@ def finetune(
         given.stage(FinetuneConfig),
         given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model)),
         given.stage(ColumnsConfig),
+        given.stage(TaskConfig),
         dev=dev,
         random_weights=random_weights,
         resume=resume,
@@ -213,7 +215,7 @@ COMMANDS = (
     (prepare, (CorpusConfig, PrepareConfig)),
     (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
     (evaluate, (CorpusConfig, ColumnsConfig)),
-    (finetune, (FinetuneConfig, OptimizerConfig, ColumnsConfig)),
+    (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (predict, (ColumnsConfig,)),
     (fill, ()),
     (embed, (ColumnsConfig,)),

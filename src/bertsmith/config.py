@@ -339,6 +339,25 @@ class FinetuneConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskConfig(Settings):
+    """How a task reads its rows and what its loss makes of them."""
+
+    class_weights: Annotated[
+        Literal["balanced"] | None, Help("weigh each row against its label's share of all rows")
+    ] = None
+    multi_label: Annotated[bool, Help("a row may have several labels at once, or none")] = False
+    label_separator: Annotated[
+        str, Help("between the labels of a row that has several in one column")
+    ] = ","
+    long_texts: Annotated[
+        Literal["cut", "windows"], Help("lose their end, or are read in overlapping windows")
+    ] = "cut"
+    label_smoothing: Annotated[
+        float, Ge(0), Lt(1), Help("share of a label that is spread over all labels")
+    ] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ColumnsConfig(Settings):
     """Which columns of a labelled file are read; what is not named is guessed and said aloud."""
 

@@ -30,8 +30,16 @@ from bertsmith.errors import (
     MissingInputError,
 )
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import BertForClassification, BertForPreTraining, BertForRegression
+from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.names import from_published, has_next_sentence, has_pooler, to_published
+from bertsmith.model.task_heads import (
+    BertForAnswering,
+    BertForChoice,
+    BertForClassification,
+    BertForRegression,
+    BertForTagging,
+    TaskModel,
+)
 from bertsmith.storage import read_json, replacing, sha256_of, write_json
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
@@ -45,7 +53,17 @@ TOKENIZER_FILES = (
 MODEL_FILES = ("config.json", "model.safetensors", *TOKENIZER_FILES, "README.md")
 FACTS_FILE = "bertsmith.json"
 
-AnyModel = Bert | BertForPreTraining | BertForClassification | BertForRegression
+AnyModel = Bert | BertForPreTraining | TaskModel
+
+# Our classes and the published ones, for which a folder says what it holds.
+ARCHITECTURES: dict[type[AnyModel], str] = {
+    Bert: "BertModel",
+    BertForClassification: "BertForSequenceClassification",
+    BertForRegression: "BertForSequenceClassification",
+    BertForTagging: "BertForTokenClassification",
+    BertForAnswering: "BertForQuestionAnswering",
+    BertForChoice: "BertForMultipleChoice",
+}
 
 
 @dataclass(frozen=True)
@@ -193,7 +211,7 @@ def _published_config(
         "pad_token_id": tokenizer.vocabulary.pad_id,
         "position_embedding_type": "absolute",
     }
-    if isinstance(model, BertForClassification):
+    if isinstance(model, BertForClassification | BertForTagging):
         numbers = range(model.num_labels)
         labels = [str(label) for label in facts.get("labels", [])] or [
             f"LABEL_{n}" for n in numbers
@@ -201,7 +219,9 @@ def _published_config(
         assert len(labels) == model.num_labels, "there is one label for each of the model's outputs"
         published["id2label"] = {str(number): label for number, label in enumerate(labels)}
         published["label2id"] = {label: number for number, label in enumerate(labels)}
-        published["problem_type"] = "single_label_classification"
+    if isinstance(model, BertForClassification):
+        several = "multi" if model.several else "single"
+        published["problem_type"] = f"{several}_label_classification"
     if isinstance(model, BertForRegression):
         published |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         published["problem_type"] = "regression"
@@ -209,11 +229,9 @@ def _published_config(
 
 
 def _architecture(model: AnyModel) -> str:
-    if isinstance(model, Bert):
-        return "BertModel"
     if isinstance(model, BertForPreTraining):
         return "BertForMaskedLM" if model.next is None else "BertForPreTraining"
-    return "BertForSequenceClassification"
+    return ARCHITECTURES[type(model)]
 
 
 def _config_of(published: Mapping[str, Any], where: Path) -> BertConfig:
@@ -246,21 +264,31 @@ def _model_of(
         # Published folders call themselves BertForMaskedLM and hold both heads.
         both = name == "BertForPreTraining" or has_next_sentence(tensors)
         return BertForPreTraining(config, next_sentence=both), {}
+    if name == "BertForQuestionAnswering":
+        return BertForAnswering(config), {"task": "answer"}
+    if name == "BertForMultipleChoice":
+        return BertForChoice(config), {"task": "choose"}
+    if name == "BertForTokenClassification":
+        labels = _labels_of(published, where)
+        return BertForTagging(config, len(labels)), {"task": "tag", "labels": labels}
     if name != "BertForSequenceClassification":
+        known = sorted({"BertForPreTraining", "BertForMaskedLM", *ARCHITECTURES.values()})
         raise CheckpointError(
-            f"{where}: architectures is {architectures!r}; expected one of BertModel, "
-            f"BertForPreTraining, BertForMaskedLM and BertForSequenceClassification"
+            f"{where}: architectures is {architectures!r}; expected one of {', '.join(known)}"
         )
     labels = _labels_of(published, where)
     kind = published.get("problem_type") or ("regression" if len(labels) == 1 else None)
     if kind == "regression" and len(labels) == 1:
         return BertForRegression(config), {"task": "regress"}
-    if kind not in (None, "single_label_classification"):
+    if kind not in (None, "single_label_classification", "multi_label_classification"):
         raise CheckpointError(
             f"{where}: problem_type is {kind!r} with {len(labels)} labels; "
-            f"expected one label of several, or regression of one number"
+            f"expected one label of several, several labels, or regression of one number"
         )
-    return BertForClassification(config, len(labels)), {"task": "classify", "labels": labels}
+    several = kind == "multi_label_classification"
+    model = BertForClassification(config, len(labels), several=several)
+    options = {"options": {"multi_label": True}} if several else {}
+    return model, {"task": "classify", "labels": labels, **options}
 
 
 def _labels_of(published: Mapping[str, Any], where: Path) -> list[str]:

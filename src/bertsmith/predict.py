@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from bertsmith.data.outputs import (
     Answered,
     check_suffix,
     read_layout,
-    write_predictions,
     write_submission,
     write_vectors,
 )
@@ -34,13 +33,11 @@ from bertsmith.data.tables import open_table
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import (
-    BertForClassification,
-    BertForPreTraining,
-    BertForRegression,
-)
+from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answers import answer
-from bertsmith.tasks.labelled import Example, Prediction, read_examples
+from bertsmith.tasks.forms import Prediction
+from bertsmith.tasks.labelled import Example, read_examples
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
 from bertsmith.tasks.task import Task, task_of
 
@@ -243,31 +240,35 @@ class Model:
         started = time.monotonic()
         task = self._task()
         columns = columns or ColumnsConfig()
-        table = open_table(data, columns)
-        chosen = choose_columns(table, columns, label_names=None, known=self._trained_on())
-        self._check_pair(chosen.pair is not None, str(data))
+        source = task.read(data, columns, self.facts, labelled=False)
         layout = None
         if like:
-            layout = read_layout(like, table.columns, self.facts.get("labels", []))
-            chosen = replace(chosen, id=layout.id_column)
-        num_empty = 0
+            layout = read_layout(like, source.known_columns, self.facts.get("labels", []))
+            columns = replace(columns, id_column=layout.id_column)
+            source = task.read(data, columns, self.facts, labelled=False)
+        num_cut = num_empty = 0
 
-        def answered() -> Iterator[Answered]:
-            nonlocal num_empty
-            examples = read_examples(table, chosen, with_id=True)
-            for example, found in self._answers(task, examples):
-                num_empty += not example.text.strip()
-                yield Answered(example.id, found.answer, found.probabilities)
+        def answered() -> Iterator[tuple[Any, Prediction]]:
+            nonlocal num_cut, num_empty
+            for example, found in self._answers(task, source.examples):
+                num_cut += found.was_cut
+                num_empty += not str(getattr(example, "text", "-")).strip()
+                yield example, found
 
         if layout:
-            rows = write_submission(out, answered(), layout)
+            plain = (
+                Answered(example.id, found.answer, found.probabilities)
+                for example, found in answered()
+            )
+            rows = write_submission(out, plain, layout)
         else:
-            rows = write_predictions(out, answered(), chosen.id)
+            rows = task.write(out, answered(), source.columns.id if source.columns else None)
         return {
             "rows": rows,
             "seconds": time.monotonic() - started,
             "empty_texts": num_empty,
-            "columns": chosen.said(),
+            "cut_texts": num_cut,
+            "columns": source.said,
             "out": str(out),
         }
 
@@ -277,8 +278,7 @@ class Model:
     def _answers(
         self, task: Task, examples: Iterable[Example]
     ) -> Iterator[tuple[Example, Prediction]]:
-        model = self._model
-        assert isinstance(model, BertForClassification | BertForRegression), "a task has its head"
+        model = cast(TaskModel, self._model)  # a folder with a task holds its head
         return answer(task, model, self.tokenizer, examples, self.max_length)
 
     def _example(self, number: int, text: Text) -> Example:

@@ -20,7 +20,8 @@ from bertsmith.lab.accounting import (
     parameters_by_formula,
 )
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import BertForClassification, BertForPreTraining
+from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.task_heads import BertForClassification
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import transformers
 from tests.model.published import (
     EXACT,
     LENGTHS,
@@ -14,19 +13,13 @@ from tests.model.published import (
     packed,
     padded,
     pair,
-    theirs_like,
 )
 from torch.nn import functional as F
 
 from bertsmith.errors import DataError
 from bertsmith.model import heads
-from bertsmith.model.heads import (
-    BertForClassification,
-    BertForPreTraining,
-    BertForRegression,
-    piece_loss,
-)
-from bertsmith.model.names import from_published, to_published
+from bertsmith.model.heads import BertForPreTraining, piece_loss
+from bertsmith.model.names import to_published
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -140,44 +133,6 @@ def test_piece_loss_of_no_masked_piece_is_zero() -> None:
     weight, bias = torch.randn(5, 3), torch.zeros(5)
     loss, correct = piece_loss(torch.empty(0, 3), weight, bias, torch.empty(0, dtype=torch.int64))
     assert loss.item() == 0 and correct.item() == 0
-
-
-@pytest.mark.parametrize("labels", [2, 5])
-def test_classification_agrees_with_transformers(labels: int) -> None:
-    torch.manual_seed(3)
-    theirs = transformers.BertForSequenceClassification(theirs_like(EXACT, num_labels=labels))
-    ours = BertForClassification(EXACT, labels)
-    ours.load_state_dict(from_published(theirs.state_dict(), ours.state_dict(), where="theirs"))
-    batch = packed(LENGTHS, EXACT)
-    inputs = padded(batch)
-    wanted = torch.randint(0, labels, (len(LENGTHS),))
-    inputs["labels"] = wanted
-    del inputs["next_sentence_label"]
-    expected = theirs(**inputs)
-    part = encoder_part(batch)
-    assert_agree(ours.logits(**part), expected.logits)
-    sums = ours(**part, labels=wanted)
-    counts = ours.counts(**part, labels=wanted)
-    assert_agree(sums["loss"] / counts["loss"], expected.loss)
-    right = (expected.logits.argmax(1) == wanted).sum()
-    assert sums["accuracy"].item() == right.item() and counts["accuracy"] == len(LENGTHS)
-
-
-def test_regression_agrees_with_transformers() -> None:
-    torch.manual_seed(3)
-    theirs = transformers.BertForSequenceClassification(theirs_like(EXACT, num_labels=1))
-    ours = BertForRegression(EXACT)
-    ours.load_state_dict(from_published(theirs.state_dict(), ours.state_dict(), where="theirs"))
-    batch = packed(LENGTHS, EXACT)
-    inputs = padded(batch)
-    wanted = torch.randn(len(LENGTHS))
-    inputs["labels"] = wanted
-    del inputs["next_sentence_label"]
-    expected = theirs(**inputs)
-    part = encoder_part(batch)
-    assert_agree(ours.logits(**part), expected.logits)
-    loss = ours(**part, labels=wanted)["loss"] / ours.counts(**part, labels=wanted)["loss"]
-    assert_agree(loss, expected.loss)
 
 
 def test_one_batch_is_learnt_to_nearly_no_loss() -> None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from bertsmith.errors import CheckpointError
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import BertForClassification, BertForPreTraining
+from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.names import COPIES, from_published, to_published
+from bertsmith.model.task_heads import BertForClassification
 
 
 def theirs() -> dict[str, Tensor]:

@@ -22,13 +22,13 @@ from bertsmith.config import (
 from bertsmith.errors import ConfigError, DataError, FolderInUseError, StoppedError
 from bertsmith.folder import load_model, save_model
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import BertForClassification
+from bertsmith.model.task_heads import BertForClassification
 from bertsmith.recipes import finetune as recipe
 from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.finetune import finetune, usual_learning_rate
 from bertsmith.recipes.rows import Rows, read_steps
+from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.labelled import Example
-from bertsmith.tasks.pieces import encode
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "the", "a", "film", "was", "is", "it"]
@@ -208,9 +208,10 @@ def test_random_weights_keep_the_shape_but_not_what_was_learnt(
 def test_every_epoch_holds_each_row_once_in_another_order() -> None:
     tokenizer = small_tokenizer()
     examples = [Example("", " ".join(["good"] * n), label="x") for n in range(1, 41)]
-    framed = [encode(example, tokenizer, 64) for example in examples]
-    rows = Rows(examples, framed, torch.arange(40))
-    steps = read_steps(rows, 16, seed=3, step=0)
+    task = Classify(tuple(str(n) for n in range(40)))
+    features = [task.features(example, tokenizer, 64) for example in examples]
+    rows = Rows(examples, features, [(n,) for n in range(40)])
+    steps = read_steps(task, rows, 16, seed=3, step=0)
     epochs = []
     for _ in range(2):
         labels = [part["labels"] for _ in range(3) for part in next(steps)]
@@ -218,7 +219,7 @@ def test_every_epoch_holds_each_row_once_in_another_order() -> None:
         epochs.append(torch.cat(labels).tolist())
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(40))
     assert epochs[0] != epochs[1]
-    resumed = next(read_steps(rows, 16, seed=3, step=4))
+    resumed = next(read_steps(task, rows, 16, seed=3, step=4))
     assert resumed[0]["labels"].tolist() == epochs[1][16:32]
 
 
@@ -228,8 +229,10 @@ def test_a_large_batch_goes_through_in_parts_that_hold_all_its_rows(
     monkeypatch.setattr("bertsmith.recipes.rows.TOKENS_PER_PART", 50)
     tokenizer = small_tokenizer()
     examples = [Example("", " ".join(["good"] * (n % 9)), label="x") for n in range(40)]
-    rows = Rows(examples, [encode(e, tokenizer, 64) for e in examples], torch.arange(40))
-    parts = next(read_steps(rows, 40, seed=0, step=0))
+    task = Classify(tuple(str(n) for n in range(40)))
+    features = [task.features(example, tokenizer, 64) for example in examples]
+    rows = Rows(examples, features, [(n,) for n in range(40)])
+    parts = next(read_steps(task, rows, 40, seed=0, step=0))
     assert all(len(part["piece_ids"]) <= 50 for part in parts)
     assert sorted(torch.cat([part["labels"] for part in parts]).tolist()) == list(range(40))
 
@@ -239,7 +242,7 @@ def test_a_large_batch_goes_through_in_parts_that_hold_all_its_rows(
     [
         ([{"text": "good", "label": "a"}] * 4, "all 4 training rows have the label 'a'"),
         ([{"text": "good", "label": "a"}, {"text": "", "label": "b"}], r":3: 'text' is empty"),
-        ([{"text": "good", "label": "a"}, {"text": "bad", "label": ""}], r":3: 'label' is empty"),
+        ([{"text": "good", "label": "a"}, {"text": "bad", "label": ""}], r":3: the label is empty"),
     ],
 )
 def test_rows_that_cannot_be_learnt_from_are_named_before_training(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.utils.class_weight import compute_class_weight
 
+from bertsmith.config import TaskConfig
+from bertsmith.data.framing import Framed
 from bertsmith.errors import CheckpointError, DataError
 from bertsmith.tasks.classify import Classify
+from bertsmith.tasks.forms import Features, Prediction
 from bertsmith.tasks.labelled import Example
+
+NOTHING = Features(())
 
 
 def rows(*labels: str) -> list[Example]:
@@ -29,14 +37,19 @@ def rows(*labels: str) -> list[Example]:
 def test_labels_have_one_order_whatever_that_of_the_rows(
     labels: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    assert Classify.learn(rows(*labels)).labels == expected
-    assert Classify.learn(rows(*reversed(labels))).labels == expected
+    assert Classify.learn(rows(*labels), TaskConfig()).labels == expected
+    assert Classify.learn(rows(*reversed(labels)), TaskConfig()).labels == expected
 
 
 def test_one_and_one_point_zero_are_the_same_label_and_that_is_said() -> None:
     examples = rows("1.0", "0.0", "1.0")
-    task = Classify.learn(examples)
-    assert [task.encode(example) for example in rows("1", "1.0", "0", "0.0")] == [1, 1, 0, 0]
+    task = Classify.learn(examples, TaskConfig())
+    assert [task.target(example, NOTHING) for example in rows("1", "1.0", "0", "0.0")] == [
+        (1,),
+        (1,),
+        (0,),
+        (0,),
+    ]
     assert task.said(examples) == "2 labels: 0 (1 rows), 1 (2 rows); 0.0, 1.0 read as whole numbers"
 
 
@@ -44,6 +57,7 @@ def test_one_and_one_point_zero_are_the_same_label_and_that_is_said() -> None:
     ("examples", "message"),
     [
         ([], "holds no rows"),
+        (rows("a", ""), "train.csv:3: the label is empty"),
         (rows("a", "a"), "all 2 training rows have the label 'a'; expected two"),
         (rows(*[str(n / 10) for n in range(30)] * 9), "numbers such as 0.0; .* task regress"),
         (rows(*(f"id{n}" for n in range(50))), "50 different labels; .*--label-column"),
@@ -51,7 +65,7 @@ def test_one_and_one_point_zero_are_the_same_label_and_that_is_said() -> None:
 )
 def test_labels_that_cannot_be_learnt_are_refused(examples: list[Example], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Classify.learn(examples)
+        Classify.learn(examples, TaskConfig())
 
 
 def test_a_label_unseen_in_training_is_named_with_its_row() -> None:
@@ -59,7 +73,7 @@ def test_a_label_unseen_in_training_is_named_with_its_row() -> None:
     with pytest.raises(
         DataError, match="train.csv:2: the label 'positiv' .*did you mean 'positive'"
     ):
-        task.encode(rows("positiv")[0])
+        task.target(rows("positiv")[0], NOTHING)
 
 
 def test_what_a_folder_remembers_makes_the_same_task() -> None:
@@ -72,7 +86,8 @@ def test_what_a_folder_remembers_makes_the_same_task() -> None:
 def test_logits_become_the_likeliest_label_and_probabilities_that_sum_to_one() -> None:
     logits = torch.randn(5, 3)
     task = Classify(("a", "b", "c"))
-    for row, found in zip(logits, task.decode(logits), strict=True):
+    for row in logits:
+        found = task.decode(rows("a")[0], NOTHING, [row])
         assert found.answer == "abc"[int(row.argmax())]
         assert list(found.probabilities) == ["a", "b", "c"]
         assert sum(found.probabilities.values()) == pytest.approx(1.0, abs=1e-12)
@@ -81,7 +96,70 @@ def test_logits_become_the_likeliest_label_and_probabilities_that_sum_to_one() -
 
 def test_predictions_are_scored_by_label() -> None:
     task = Classify(("no", "yes"))
-    predictions = task.decode(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
-    scores = task.score(rows("no", "no", "yes"), predictions)
+    scorer = task.scorer()
+    for example, answer in zip(rows("no", "no", "yes"), ("no", "yes", "yes"), strict=True):
+        scorer.add(example, Prediction(answer))
+    scores = scorer.scores()
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert scores["f1"] == pytest.approx(2 / 3)
+
+
+SEVERAL = TaskConfig(multi_label=True, label_separator=" ")
+
+
+def test_several_labels_of_a_row_are_learnt_and_told_apart() -> None:
+    examples = rows("red blue", "", "blue", "green blue")
+    task = Classify.learn(examples, SEVERAL)
+    assert task.labels == ("blue", "green", "red")
+    targets = [task.target(example, NOTHING) for example in examples]
+    assert targets == [(2, 0), (), (0,), (1, 0)]
+    found = task.decode(examples[0], NOTHING, [torch.tensor([2.0, -1.0, 0.5])])
+    assert found.answer == ["blue", "red"]
+    assert list(found.probabilities.values()) == pytest.approx(
+        torch.tensor([2.0, -1.0, 0.5]).sigmoid().tolist()
+    )
+    assert (
+        task.said(examples)
+        == "3 labels: blue (3 rows), green (1 rows), red (1 rows); 1 rows have none"
+    )
+    assert Classify.from_facts(task.facts()).options == SEVERAL
+
+
+def test_scores_of_several_labels_are_those_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    wanted, predicted = generator.integers(0, 2, (2, 50, 3))
+    labels = ("a", "b", "c")
+    task = Classify(labels, SEVERAL)
+    scorer = task.scorer()
+    for right, found in zip(wanted, predicted, strict=True):
+        spelt = [
+            [label for label, has in zip(labels, row, strict=True) if has] for row in (right, found)
+        ]
+        scorer.add(Example("", "text", None, " ".join(spelt[0])), Prediction(spelt[1]))
+    expected = {
+        f"f1_{average}": f1_score(wanted, predicted, average=average, zero_division=0)
+        for average in ("micro", "macro", "samples")
+    }
+    assert scorer.scores() == expected | {"accuracy": accuracy_score(wanted, predicted)}
+
+
+def test_class_weights_are_those_of_scikit_learn_and_reach_the_loss() -> None:
+    labels = ["a"] * 6 + ["b"] * 2 + ["c"]
+    task = Classify.learn(rows(*labels), TaskConfig(class_weights="balanced"))
+    expected = compute_class_weight("balanced", classes=np.array(task.labels), y=labels)
+    assert task.weights == pytest.approx(expected.tolist())
+    text = Features((Framed(np.array([1, 2], np.int32), np.zeros(2, np.int32), False),))
+    batch = task.collate([text, text], [(2,), (0,)])
+    assert batch["label_weights"].tolist() == pytest.approx([expected[2], expected[0]])
+
+
+def test_windows_of_one_text_count_as_one_row_and_are_pooled() -> None:
+    task = Classify(("a", "b"))
+    part = Framed(np.array([1, 2], np.int32), np.zeros(2, np.int32), False)
+    batch = task.collate([Features((part,)), Features((part, part))], [(0,), (1,)])
+    assert batch["labels"].tolist() == [0, 1, 1]
+    assert batch["label_weights"].tolist() == [1.0, 0.5, 0.5]
+    outputs = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])]
+    found = task.decode(rows("a")[0], Features((part, part)), outputs)
+    assert found.answer == "b"
+    assert found.probabilities["b"] == pytest.approx(torch.tensor([0.5, 1.5]).softmax(0)[1].item())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bertsmith.config import BertConfig
+from bertsmith.config import BertConfig, TaskConfig
 from bertsmith.errors import DataError
+from bertsmith.tasks.forms import Features, Prediction
 from bertsmith.tasks.labelled import Example
 from bertsmith.tasks.regress import Regress
 
@@ -26,23 +27,25 @@ def rows(*labels: str) -> list[Example]:
 
 def test_labels_are_scaled_to_mean_zero_and_deviation_one() -> None:
     examples = rows("100000", "150000.0", "2e5", "-5")
-    task = Regress.learn(examples)
-    scaled = torch.tensor([task.encode(example) for example in examples], dtype=torch.float64)
+    task = Regress.learn(examples, TaskConfig())
+    scaled = torch.tensor(
+        [task.target(example, Features(())) for example in examples], dtype=torch.float64
+    )
     assert scaled.mean().item() == pytest.approx(0, abs=1e-12)
     assert scaled.std(correction=0).item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("label", ["good", "", "1,5", "nan", "inf", "1_000", "--1"])
+@pytest.mark.parametrize("label", ["good", "1,5", "nan", "inf", "1_000", "--1"])
 def test_what_is_no_number_is_named_with_its_row(label: str) -> None:
     with pytest.raises(DataError, match="train.csv:3: .* is no number"):
-        Regress.learn(rows("1", label))
+        Regress.learn(rows("1", label), TaskConfig())
 
 
 def test_no_rows_or_one_number_only_cannot_be_learnt() -> None:
     with pytest.raises(DataError, match="no rows"):
-        Regress.learn([])
+        Regress.learn([], TaskConfig())
     with pytest.raises(DataError, match="all 2 training rows have the number 3"):
-        Regress.learn(rows("3", "3.0"))
+        Regress.learn(rows("3", "3.0"), TaskConfig())
 
 
 def test_a_model_for_use_answers_in_the_units_of_the_file() -> None:
@@ -58,7 +61,9 @@ def test_a_model_for_use_answers_in_the_units_of_the_file() -> None:
     with torch.inference_mode():
         scaled = model.logits(**batch)
         ready = task.for_use(model)
-        answers = [found.answer for found in task.decode(ready.logits(**batch))]
+        answers = [
+            task.decode(rows("1")[0], Features(()), [row]).answer for row in ready.logits(**batch)
+        ]
     assert answers == pytest.approx((scaled.squeeze(1) * 40 + 2.5).tolist(), rel=1e-5)
     assert ready.encoder is model.encoder
     assert not ready.training
@@ -66,6 +71,9 @@ def test_a_model_for_use_answers_in_the_units_of_the_file() -> None:
 
 def test_predictions_are_scored_in_the_units_of_the_file() -> None:
     task = Regress(mean=2.5, deviation=40.0)
-    scores = task.score(rows("1", "2", "4"), task.decode(torch.tensor([[1.0], [2.0], [3.0]])))
+    scorer = task.scorer()
+    for example, answer in zip(rows("1", "2", "4"), (1.0, 2.0, 3.0), strict=True):
+        scorer.add(example, Prediction(answer))
+    scores = scorer.scores()
     assert scores["mse"] == pytest.approx(1 / 3)
     assert scores["spearman"] == pytest.approx(1.0)

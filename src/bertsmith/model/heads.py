@@ -1,4 +1,4 @@
-"""What stands on the encoder: masked pieces, next sentence, classes, regression.
+"""What pre-training puts on the encoder: masked pieces and next sentence.
 
 A trainable model's `forward` takes the tensors of one packed batch and returns sums by name;
 `counts` says how many things each was summed over. Names that end in `loss` are minimised.
@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from bertsmith.config import BertConfig
 from bertsmith.errors import DataError
 from bertsmith.model.bert import Bert, activate, initialize
-from bertsmith.model.dropout import Noise, drop
 
 _BLOCK_LOGITS = 1 << 19  # logits that are worked on at a time: 2 MiB, to stay in the cache
 _FEWEST_PIECES = 256  # of a block: products of fewer columns are slow
@@ -124,87 +123,6 @@ class BertForPreTraining(nn.Module):
         return self.next(self.encoder.pool(hidden, sequence_starts))  # [S, 2]
 
 
-class BertForClassification(nn.Module):
-    """The encoder with one score per class for each sequence.
-
-    Source: Devlin et al. 2019, section 4.1; it agrees with
-    `transformers.BertForSequenceClassification`.
-    """
-
-    def __init__(self, config: BertConfig, num_labels: int) -> None:
-        super().__init__()
-        self.config = config
-        self.num_labels = num_labels
-        self.encoder = Bert(config)
-        self.classifier = nn.Linear(config.hidden_size, num_labels)
-        initialize(self.classifier, config.initializer_range)
-
-    def forward(
-        self,
-        piece_ids: Tensor,
-        segment_ids: Tensor,
-        position_ids: Tensor,
-        sequence_starts: Tensor,
-        labels: Tensor,
-    ) -> dict[str, Tensor]:
-        """Returns the sums of `loss` and `accuracy` over sequences; labels are int64 [S]."""
-        logits = self.logits(piece_ids, segment_ids, position_ids, sequence_starts)  # [S, C]
-        loss, correct = class_loss(logits, labels)
-        return {"loss": loss, "accuracy": correct}
-
-    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, int]:
-        """Returns how many things each sum of `forward` is over."""
-        return {"loss": len(labels), "accuracy": len(labels)}
-
-    def logits(
-        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
-    ) -> Tensor:
-        """Returns a score for each class of each sequence. [S, C]"""
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, C]
-
-
-class BertForRegression(nn.Module):
-    """The encoder with one number for each sequence.
-
-    Source: Devlin et al. 2019, section 4.1 (STS-B); it agrees with
-    `transformers.BertForSequenceClassification` of one label.
-    """
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = Bert(config)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        initialize(self.classifier, config.initializer_range)
-
-    def forward(
-        self,
-        piece_ids: Tensor,
-        segment_ids: Tensor,
-        position_ids: Tensor,
-        sequence_starts: Tensor,
-        labels: Tensor,
-    ) -> dict[str, Tensor]:
-        """Returns the sum of `loss`, the squared error, over sequences; labels are float [S]."""
-        logits = self.logits(piece_ids, segment_ids, position_ids, sequence_starts)  # [S, 1]
-        return {"loss": F.mse_loss(logits.squeeze(1).float(), labels.float(), reduction="sum")}
-
-    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, int]:
-        """Returns how many things the sum of `forward` is over."""
-        return {"loss": len(labels)}
-
-    def logits(
-        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
-    ) -> Tensor:
-        """Returns the number predicted for each sequence. [S, 1]"""
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, 1]
-
-
-Model = BertForPreTraining | BertForClassification | BertForRegression
-
-
 def class_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the cross-entropy and the number of right answers, summed. [S, C], int64 [S]"""
     loss = F.cross_entropy(logits.float(), labels, reduction="sum")
@@ -287,11 +205,3 @@ class _PieceLoss(torch.autograd.Function):
         for_weight.index_add_(0, labels, states * -scale)
         for_bias.index_add_(0, labels, (-scale).expand(len(labels)))
         return for_states, for_weight, for_bias, None, None
-
-
-def _pooled(encoder: Bert, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
-    """Returns what a layer on whole sequences reads: pooled, and dropped in training. [S, H]"""
-    noise = Noise.draw() if encoder.training else None
-    return drop(  # [S, H]
-        encoder.pool(hidden, sequence_starts), encoder.config.hidden_dropout_prob, noise
-    )

@@ -65,6 +65,8 @@ HEADS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("next.bias", ("cls.seq_relationship.bias",)),
     ("classifier.weight", ("classifier.weight",)),
     ("classifier.bias", ("classifier.bias",)),
+    ("spans.weight", ("qa_outputs.weight",)),
+    ("spans.bias", ("qa_outputs.bias",)),
 )
 # What some files hold twice: the second name is where it stands first.
 COPIES = (

@@ -21,7 +21,8 @@ from bertsmith.data.examples import PretrainingExamples
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import load_model
-from bertsmith.model.heads import BertForClassification, BertForPreTraining, BertForRegression
+from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.task_heads import TaskModel
 from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.prepare import prepare
 from bertsmith.train.loop import evaluate as measure
@@ -46,7 +47,7 @@ def evaluate(
     loaded = load_model(model)
     if isinstance(loaded.model, BertForPreTraining):
         return evaluate_text(model, data, corpus, examples)
-    if isinstance(loaded.model, BertForClassification | BertForRegression):
+    if isinstance(loaded.model, TaskModel):
         if len(data) != 1:
             raise ConfigError(f"data: {len(data)} files are given; expected one labelled file")
         return evaluate_task(model, Path(data[0]), columns)

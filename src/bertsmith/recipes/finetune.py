@@ -19,17 +19,19 @@ from bertsmith.config import (
     ColumnsConfig,
     FinetuneConfig,
     OptimizerConfig,
+    TaskConfig,
     read_settings_file,
 )
 from bertsmith.errors import ConfigError, DataError, StoppedError
 from bertsmith.folder import Loaded, load_encoder, save_model
 from bertsmith.model.bert import Bert
 from bertsmith.model.memory import keep_freed_memory
+from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.rows import LabelledData, read_labelled, read_steps
-from bertsmith.tasks.answers import logits_of
+from bertsmith.tasks.answers import results_of
 from bertsmith.tasks.metrics import better
-from bertsmith.tasks.task import TaskModel, find_task
+from bertsmith.tasks.task import Task, find_task
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
@@ -54,6 +56,7 @@ def finetune(
     config: FinetuneConfig,
     optimizer: OptimizerConfig | None = None,
     columns: ColumnsConfig | None = None,
+    options: TaskConfig | None = None,
     *,
     dev: Path | None = None,
     random_weights: bool = False,
@@ -77,6 +80,7 @@ def finetune(
         StoppedError: stopped on request; `resume` goes on.
     """
     columns = columns or ColumnsConfig()
+    options = options or TaskConfig()
     optimizer = optimizer or OptimizerConfig(learning_rate=usual_learning_rate(model))
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -84,13 +88,21 @@ def finetune(
     loaded = load_encoder(model)
     _check_length(config, loaded.config, model)
     settings = config.to_mapping() | optimizer.to_mapping() | columns.to_mapping()
+    settings |= options.to_mapping()
     settings |= {"task": task, "random_weights": random_weights}
     files = {"train": str(train_file), "model": str(model), "dev": str(dev) if dev else None}
     with open_run_folder(out, resume=resume) as folder, ProgressLine() as progress:
         data = read_labelled(
-            find_task(task), train_file, dev, loaded.tokenizer, config, columns, progress.say
+            find_task(task),
+            train_file,
+            dev,
+            loaded.tokenizer,
+            config,
+            options,
+            columns,
+            progress.say,
         )
-        _check_pairs(data, loaded.config, model)
+        _check_segments(data, loaded.config, model)
         folder.settle(files | settings, may_change={*files, "threads"}, say=progress.say)
         trained = new_model(data, loaded, config.seed, random_weights=random_weights)
         run = Run(trained, adamw(trained, optimizer))
@@ -99,7 +111,7 @@ def finetune(
         with sitting.requests:
             train(
                 run,
-                read_steps(data.train, config.batch_size, config.seed, run.step),
+                read_steps(data.task, data.train, config.batch_size, config.seed, run.step),
                 pace=by_steps(sitting.total_steps),
                 schedule=warmup_then_decay(optimizer),
                 max_gradient_norm=optimizer.max_gradient_norm,
@@ -134,7 +146,8 @@ def new_model(
     model = data.task.head(loaded.config)
     if not random_weights:
         assert isinstance(loaded.model, Bert), "load_encoder returns an encoder"
-        if loaded.model.pooler is None:  # pre-trained without next sentences: it learns one here
+        # Pre-trained without next sentences, it learns to pool here; where nothing is pooled, not.
+        if loaded.model.pooler is None or model.encoder.pooler is None:
             loaded.model.pooler = model.encoder.pooler
         model.encoder = loaded.model
     return model
@@ -172,15 +185,7 @@ class Sitting:
         self._data = data
         self._tokenizer = tokenizer
         self._config = config
-        self._facts = data.task.facts() | {
-            "columns": {
-                "text": data.columns.text,
-                "pair": data.columns.pair,
-                "label": data.columns.label,
-            },
-            "max_length": config.max_length,
-            "settings": settings,
-        }
+        self._facts = data.facts | {"max_length": config.max_length, "settings": settings}
         self._steps_per_epoch = -(-len(data.train) // config.batch_size)
         self.total_steps = config.epochs * self._steps_per_epoch
         evaluations = config.epochs * config.evaluations_per_epoch
@@ -242,7 +247,7 @@ class Sitting:
     def finish(self, run: Run) -> dict[str, Any]:
         """Writes the last model and returns the result of the run."""
         standing, rows = self._standing, self._data.train
-        self._keep(run, self._folder.model, self._scores(run)[0])
+        self._keep(run, self._folder.model, *self._scores(run)[:2])
         if standing.is_collapsed:
             self._progress.say(
                 "the best model gives every dev row the same answer: it has learnt nothing; "
@@ -263,25 +268,34 @@ class Sitting:
 
     def _evaluate(self, run: Run) -> None:
         standing = self._standing
-        scores, is_collapsed = self._scores(run)
+        task, scores, is_collapsed = self._scores(run)
         self._folder.log({"step": run.step, "epoch": self._epoch(run), "dev": scores})
         shown = ", ".join(f"{name} {score:.4g}" for name, score in scores.items())
         self._progress.say(f"epoch {self._epoch(run):.4g}: dev {shown}")
-        by = self._data.task.chosen_by
+        by = task.chosen_by
         if better(by, scores[by], standing.best_scores.get(by)):
             standing.best_step, standing.best_scores = run.step, scores
             standing.is_collapsed = is_collapsed
-            self._keep(run, self._folder.path / "best", scores)
+            self._keep(run, self._folder.path / "best", task, scores)
 
-    def _scores(self, run: Run) -> tuple[dict[str, float], bool]:
-        """Returns the dev scores, and whether all dev rows, though not alike, get one answer."""
-        task, dev = self._data.task, self._data.dev
-        predictions = task.decode(logits_of(self._model_for_use(run), dev.framed))
-        alike = len({prediction.answer for prediction in predictions}) == 1
-        return task.score(dev.examples, predictions), alike and len(dev.targets.unique()) > 1
+    def _scores(self, run: Run) -> tuple[Task, dict[str, float], bool]:
+        """Returns the task tuned on the dev rows, their scores, and whether it has collapsed.
 
-    def _keep(self, run: Run, place: Path, scores: dict[str, float]) -> None:
-        facts = self._facts | {"scores": scores, "epoch": _short(self._epoch(run))}
+        It has where all rows, though not alike, get one answer.
+        """
+        dev, model = self._data.dev, self._model_for_use(run)
+        results = list(results_of(model, dev.examples, dev.features))
+        task = self._data.task.tuned(results)
+        scorer = task.scorer()
+        answers, wanted = set(), set(map(repr, dev.targets))
+        for example, features, outputs in results:
+            found = task.decode(example, features, outputs)
+            scorer.add(example, found)
+            answers.add(repr(found.answer))
+        return task, scorer.scores(), len(answers) == 1 < len(wanted)
+
+    def _keep(self, run: Run, place: Path, task: Task, scores: dict[str, float]) -> None:
+        facts = task.facts() | self._facts | {"scores": scores, "epoch": _short(self._epoch(run))}
         save_model(place, self._model_for_use(run), self._tokenizer, facts)
 
     def _model_for_use(self, run: Run) -> TaskModel:
@@ -319,8 +333,12 @@ def _check_length(config: FinetuneConfig, encoder: BertConfig, model: Path) -> N
         )
 
 
-def _check_pairs(data: LabelledData, encoder: BertConfig, model: Path) -> None:
-    if data.columns.pair and encoder.type_vocab_size < 2:
+def _check_segments(data: LabelledData, encoder: BertConfig, model: Path) -> None:
+    highest = max(
+        (int(part.segment_ids[-1]) for row in data.train.features for part in row.sequences),
+        default=0,
+    )
+    if highest >= encoder.type_vocab_size:
         raise ConfigError(
             f"{model}: type_vocab_size is {encoder.type_vocab_size}; expected 2 to read pairs "
             f"of texts: use another encoder, or join the texts in one column"

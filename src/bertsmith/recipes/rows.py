@@ -1,25 +1,20 @@
-"""Labelled files to rows that a model can be trained on, and those to optimizer steps."""
+"""Labelled files as fine-tuning reads them: rows, pieces, targets, and the batches of each step."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from bertsmith.config import ColumnsConfig, FinetuneConfig
-from bertsmith.data.batches import pack_texts
-from bertsmith.data.columns import Columns, choose_columns
-from bertsmith.data.framing import Framed
-from bertsmith.data.tables import open_table
+from bertsmith.config import ColumnsConfig, FinetuneConfig, TaskConfig
 from bertsmith.errors import DataError
-from bertsmith.tasks.labelled import Example, read_examples, split_off
-from bertsmith.tasks.pieces import encode
+from bertsmith.tasks.forms import Features
+from bertsmith.tasks.labelled import split_off
 from bertsmith.tasks.task import Task
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.loop import Batch
@@ -29,11 +24,11 @@ TOKENS_PER_PART = 8192  # a step of more pieces goes through the model in parts,
 
 @dataclass(frozen=True)
 class Rows:
-    """Labelled rows as they were read, as pieces, and as what the model is trained to answer."""
+    """Labelled rows as they were read, as the model reads them, and as what it is to answer."""
 
-    examples: list[Example]
-    framed: list[Framed]
-    targets: Tensor  # int64 classes or float32 numbers [N]
+    examples: list[Any]
+    features: list[Features]
+    targets: list[Any]
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -41,20 +36,23 @@ class Rows:
     @property
     def num_tokens(self) -> int:
         """Returns the pieces in all rows, special ones included."""
-        return sum(len(row) for row in self.framed)
+        return sum(row.num_tokens for row in self.features)
 
     @property
     def num_cut(self) -> int:
         """Returns how many rows lost pieces to the greatest length."""
-        return sum(row.was_cut for row in self.framed)
+        return sum(row.was_cut for row in self.features)
 
 
 @dataclass(frozen=True)
 class LabelledData:
-    """All that a fine-tuning run reads: the task with its labels, the columns and the rows."""
+    """All that a fine-tuning run reads: the task with its labels, and the rows.
+
+    `facts` are those of the training file, handed to `Task.read` of later files.
+    """
 
     task: Task
-    columns: Columns
+    facts: dict[str, Any]
     train: Rows
     dev: Rows
 
@@ -62,10 +60,11 @@ class LabelledData:
         """Returns a fingerprint of all pieces and targets in their order."""
         digest = hashlib.sha256()
         for rows in (self.train, self.dev):
-            for row in rows.framed:
-                digest.update(np.int64(len(row)).tobytes())
-                digest.update(row.piece_ids.tobytes() + row.segment_ids.tobytes())
-            digest.update(rows.targets.numpy().tobytes())
+            for row, target in zip(rows.features, rows.targets, strict=True):
+                for part in row.sequences:
+                    digest.update(np.int64(len(part)).tobytes())
+                    digest.update(part.piece_ids.tobytes() + part.segment_ids.tobytes())
+                digest.update(repr(target).encode())
         return digest.hexdigest()
 
 
@@ -75,6 +74,7 @@ def read_labelled(
     dev: Path | None,
     tokenizer: Tokenizer,
     config: FinetuneConfig,
+    options: TaskConfig,
     columns: ColumnsConfig,
     say: Callable[[str], None],
 ) -> LabelledData:
@@ -86,28 +86,43 @@ def read_labelled(
         DataError: a file or a label is not as the task needs it; file and line are named.
         MissingInputError: a file or a column is not there.
     """
-    examples, chosen = _read_file(kind, train, columns, None)
-    say(f"{train}: {len(examples):,} rows; {chosen.said()}")
+    source = kind.read(train, columns, None, labelled=True)
+    examples = list(source.examples)
+    say(f"{train}: {len(examples):,} rows; {source.said}")
+    dev_examples = None
     if dev is not None:
-        dev_examples, dev_chosen = _read_file(kind, dev, columns, chosen)
-        say(f"{dev}: {len(dev_examples):,} rows; {dev_chosen.said()}")
+        dev_source = kind.read(dev, columns, source.facts, labelled=True)
+        dev_examples = list(dev_source.examples)
+        say(f"{dev}: {len(dev_examples):,} rows; {dev_source.said}")
         if not dev_examples:
             raise DataError(f"{dev}: holds no rows; expected labelled rows to choose an epoch by")
-        if (chosen.pair is None) != (dev_chosen.pair is None):
-            raise DataError(
-                f"{dev}: {dev_chosen.said()}; expected as in training, {chosen.said()}: "
-                f"name the columns by flags"
-            )
-        task = kind.learn(examples)
-    else:
-        task = kind.learn(examples)
+    return label_rows(
+        kind.learn(examples, options), source.facts, examples, dev_examples, tokenizer, config, say
+    )
+
+
+def label_rows(
+    task: Task,
+    facts: dict[str, Any],
+    examples: list[Any],
+    dev_examples: list[Any] | None,
+    tokenizer: Tokenizer,
+    config: FinetuneConfig,
+    say: Callable[[str], None],
+) -> LabelledData:
+    """Returns rows from wherever they came as the model reads them; without dev rows, splits.
+
+    Raises:
+        DataError: a label is not one that the task knows; or there are too few rows to split.
+    """
+    if dev_examples is None:
         examples, dev_examples = split_off(
-            examples, config.dev_share, stratify=kind.stratify, rng=Random(config.seed)
+            examples, config.dev_share, stratum=task.stratum, rng=Random(config.seed)
         )
         say(f"no dev file: {len(dev_examples):,} of these rows are split off to choose the epoch")
     say(task.said(examples))
     rows = [_encoded(task, part, tokenizer, config.max_length) for part in (examples, dev_examples)]
-    found = LabelledData(task, chosen, *rows)
+    found = LabelledData(task, facts, *rows)
     if found.train.num_cut:
         say(
             f"{found.train.num_cut:,} of {len(found.train):,} training rows are longer than "
@@ -116,7 +131,9 @@ def read_labelled(
     return found
 
 
-def read_steps(rows: Rows, batch_size: int, seed: int, step: int) -> Iterator[list[Batch]]:
+def read_steps(
+    task: Task, rows: Rows, batch_size: int, seed: int, step: int
+) -> Iterator[list[Batch]]:
     """Yields the parts of each optimizer step from `step` on, epoch after epoch without end.
 
     Every epoch holds each row once, in an order that depends on nothing but seed and epoch.
@@ -126,23 +143,14 @@ def read_steps(rows: Rows, batch_size: int, seed: int, step: int) -> Iterator[li
     while True:
         order = _order(len(rows), seed, epoch)
         for place in range(first, steps_per_epoch):
-            yield list(_parts(rows, order[place * batch_size : (place + 1) * batch_size]))
+            yield list(_parts(task, rows, order[place * batch_size : (place + 1) * batch_size]))
         epoch, first = epoch + 1, 0
 
 
-def _read_file(
-    kind: type[Task], path: Path, config: ColumnsConfig, known: Columns | None
-) -> tuple[list[Example], Columns]:
-    table = open_table(path, config)
-    columns = choose_columns(table, config, label_names=kind.label_names, known=known)
-    columns = replace(columns, id=None)  # ids are not read here, and a wrong guess does no harm
-    return list(read_examples(table, columns)), columns
-
-
-def _encoded(task: Task, examples: list[Example], tokenizer: Tokenizer, max_length: int) -> Rows:
-    targets = [task.encode(example) for example in examples]
-    framed = [encode(example, tokenizer, max_length) for example in examples]
-    return Rows(examples, framed, torch.tensor(targets))
+def _encoded(task: Task, examples: list[Any], tokenizer: Tokenizer, max_length: int) -> Rows:
+    features = [task.features(example, tokenizer, max_length) for example in examples]
+    targets = [task.target(example, row) for example, row in zip(examples, features, strict=True)]
+    return Rows(examples, features, targets)
 
 
 def _order(count: int, seed: int, epoch: int) -> list[int]:
@@ -154,18 +162,20 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
     return np.argsort(words, kind="stable").tolist()
 
 
-def _parts(rows: Rows, places: Sequence[int]) -> Iterator[Batch]:
+def _parts(task: Task, rows: Rows, places: Sequence[int]) -> Iterator[Batch]:
     part: list[int] = []
     tokens = 0
     for place in places:
-        length = len(rows.framed[place])
+        length = rows.features[place].num_tokens
         if part and tokens + length > TOKENS_PER_PART:
-            yield _batch(rows, part)
+            yield _batch(task, rows, part)
             part, tokens = [], 0
         part.append(place)
         tokens += length
-    yield _batch(rows, part)
+    yield _batch(task, rows, part)
 
 
-def _batch(rows: Rows, places: Sequence[int]) -> Batch:
-    return pack_texts([rows.framed[place] for place in places], rows.targets[places]).tensors()
+def _batch(task: Task, rows: Rows, places: Sequence[int]) -> Batch:
+    return task.collate(
+        [rows.features[place] for place in places], [rows.targets[place] for place in places]
+    )

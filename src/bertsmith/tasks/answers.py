@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.framing import Framed, group_by_length
-from bertsmith.tasks.labelled import Example, Prediction
-from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
-from bertsmith.tasks.task import Task, TaskModel
+from bertsmith.model.task_heads import TaskModel
+from bertsmith.tasks.forms import Features, Prediction
+from bertsmith.tasks.pieces import TOKENS_PER_BATCH, windows
+from bertsmith.tasks.task import Task
 from bertsmith.text.wordpiece import Tokenizer
 
 
@@ -19,31 +21,46 @@ def answer(
     task: Task,
     model: TaskModel,
     tokenizer: Tokenizer,
-    examples: Iterable[Example],
+    examples: Iterable[Any],
     max_length: int,
-) -> Iterator[tuple[Example, Prediction]]:
+) -> Iterator[tuple[Any, Prediction]]:
     """Yields each row with its prediction, in their order; their number takes no memory."""
     for window in windows(examples):
-        rows = [encode(example, tokenizer, max_length) for example in window]
-        yield from zip(window, task.decode(logits_of(model, rows)), strict=True)
+        features = [task.features(example, tokenizer, max_length) for example in window]
+        for example, row, outputs in results_of(model, window, features):
+            yield example, task.decode(example, row, outputs)
 
 
-def logits_of(model: TaskModel, rows: Sequence[Framed]) -> Tensor:
-    """Returns the model's outputs for all rows, in their order and without dropout. [N, C]
+def results_of(
+    model: TaskModel, examples: Sequence[Any], features: Sequence[Features]
+) -> Iterator[tuple[Any, Features, list[Tensor]]]:
+    """Yields each row with the model's outputs for its sequences, as `Task.decode` takes them."""
+    outputs = iter(logits_of(model, [part for row in features for part in row.sequences]))
+    for example, row in zip(examples, features, strict=True):
+        yield example, row, [next(outputs) for _ in row.sequences]
 
-    Rows of like length go through the model together; the model is left in the mode it was in.
+
+def logits_of(model: TaskModel, sequences: Sequence[Framed]) -> list[Tensor]:
+    """Returns the model's outputs for all sequences, in their order and without dropout.
+
+    Each is [C], or [T, C] where the model has them per token; all are on the CPU. Sequences of
+    like length go through the model together; the model is left in the mode it was in.
     """
     was_training = model.training
     model.eval()
-    device = model.classifier.weight.device
-    logits = torch.empty(len(rows), model.classifier.out_features)  # [N, C]
-    budget = max([TOKENS_PER_BATCH, *map(len, rows)])
+    device = next(model.parameters()).device
+    found: list[Tensor] = [torch.empty(0)] * len(sequences)
+    budget = max([TOKENS_PER_BATCH, *map(len, sequences)])
     with torch.inference_mode():
-        for group in group_by_length([len(row) for row in rows], tokens_per_batch=budget):
-            batch = pack_texts([rows[place] for place in group]).to(device)
-            outputs = model.logits(  # [S, C]
+        for group in group_by_length([len(row) for row in sequences], tokens_per_batch=budget):
+            batch = pack_texts([sequences[place] for place in group]).to(device)
+            outputs = model.logits(  # [S, C] or [T, C]
                 batch.piece_ids, batch.segment_ids, batch.position_ids, batch.sequence_starts
             )
-            logits[group] = outputs.float().cpu()
+            outputs = outputs.float().cpu()
+            lengths = batch.sequence_starts.diff().tolist()
+            parts = outputs.split(lengths) if model.per_token else outputs.unbind()
+            for place, part in zip(group, parts, strict=True):
+                found[place] = part
     model.train(was_training)
-    return logits
+    return found

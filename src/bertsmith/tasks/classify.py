@@ -1,23 +1,31 @@
-"""Which of two or many labels a text, or a pair of texts, has."""
+"""Which of two or many labels a text, or a pair of texts, has; or which several of them."""
 
 from __future__ import annotations
 
 import functools
 import re
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bertsmith.config import BertConfig
+from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
+from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import CLASS_NAMES
+from bertsmith.data.outputs import Answered, write_predictions
 from bertsmith.errors import CheckpointError, DataError, nearest
-from bertsmith.model.heads import BertForClassification, BertForRegression
-from bertsmith.tasks.labelled import Example, Prediction
-from bertsmith.tasks.metrics import classification_scores
+from bertsmith.model.task_heads import BertForClassification, TaskModel
+from bertsmith.tasks.forms import Features, Prediction, Source
+from bertsmith.tasks.labelled import Example, label_of, read_texts
+from bertsmith.tasks.metrics import classification_scores, multi_label_scores
+from bertsmith.tasks.pieces import text_features
+from bertsmith.text.wordpiece import Tokenizer
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")
 WHOLE_AS_DECIMAL = re.compile(r"(-?[0-9]{1,18})\.0{1,18}")  # 1.0, as tables with gaps spell 1
@@ -29,17 +37,32 @@ MANY_LABELS = 20
 
 @dataclass(frozen=True)
 class Classify:
-    """The task of telling one of `labels`, whose order is that of the model's outputs."""
+    """The task of telling one of `labels`, or several of them.
+
+    The order of the labels is that of the model's outputs.
+    """
 
     name: ClassVar[str] = "classify"
-    label_names: ClassVar[Sequence[str]] = CLASS_NAMES
-    chosen_by: ClassVar[str] = "accuracy"
-    stratify: ClassVar[bool] = True
 
     labels: tuple[str, ...]
+    options: TaskConfig = field(default_factory=TaskConfig)
+    weights: tuple[float, ...] = ()  # of each label's rows in the loss; none: all alike
+    chosen_by: str = "accuracy"
 
     @classmethod
-    def learn(cls, examples: Sequence[Example]) -> Self:
+    def read(
+        cls,
+        path: Path,
+        columns: ColumnsConfig,
+        remembered: Mapping[str, Any] | None,
+        *,
+        labelled: bool,
+    ) -> Source:
+        """Opens a table of texts or pairs; see `labelled.read_texts`."""
+        return read_texts(path, columns, remembered, CLASS_NAMES if labelled else None)
+
+    @classmethod
+    def learn(cls, examples: Sequence[Example], options: TaskConfig) -> Self:
         """Returns the task with the labels of the training rows: numbers by value, others sorted.
 
         Where all labels are whole numbers, `1.0` is the label `1`.
@@ -47,11 +70,13 @@ class Classify:
         Raises:
             DataError: there is no row, or only one label, or almost one label for every row.
         """
-        found = Counter(_label_of(example) for example in examples)
-        if not found:
+        if not examples:
             raise DataError("the training file holds no rows; expected labelled texts")
+        if options.multi_label:
+            return cls._learn_several(examples, options)
+        found = Counter(label_of(example) for example in examples)
         if all(WHOLE.fullmatch(_whole(label)) for label in found):
-            found = Counter(_whole(_label_of(example)) for example in examples)
+            found = Counter(_whole(label_of(example)) for example in examples)
         if len(found) == 1:
             raise DataError(
                 f"all {len(examples)} training rows have the label {next(iter(found))!r}; "
@@ -59,7 +84,25 @@ class Classify:
             )
         numbers = all(NUMBER.fullmatch(label) for label in found)
         _check_kinds(found, numbers)
-        return cls(tuple(sorted(found, key=(lambda n: (float(n), n)) if numbers else None)))
+        order = sorted(sorted(found), key=float) if numbers else sorted(found)
+        weights = (
+            tuple(len(examples) / (len(found) * found[label]) for label in order)
+            if options.class_weights
+            else ()
+        )
+        return cls(tuple(order), options, weights)
+
+    @classmethod
+    def _learn_several(cls, examples: Sequence[Example], options: TaskConfig) -> Self:
+        found = Counter(
+            label for example in examples for label in _split(example, options.label_separator)
+        )
+        if not found:
+            raise DataError(
+                f"none of the {len(examples)} training rows has a label; expected several in one "
+                f"column, as in 'red{options.label_separator}blue'"
+            )
+        return cls(tuple(sorted(found)), options, chosen_by="f1_micro")
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
@@ -71,67 +114,178 @@ class Classify:
         labels = facts.get("labels")
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise CheckpointError(f"the model's labels are {labels!r}; expected a list of texts")
-        return cls(tuple(labels))
+        return cls(tuple(labels), TaskConfig.from_mapping(facts.get("options", {}), where="facts"))
 
     def facts(self) -> dict[str, Any]:
         """Returns the task's name and its labels in the order of the model's outputs."""
-        return {"task": self.name, "labels": list(self.labels)}
+        return {
+            "task": self.name,
+            "labels": list(self.labels),
+            "options": self.options.to_mapping(),
+        }
 
     def said(self, examples: Sequence[Example]) -> str:
         """Returns the labels in words, each with its number of rows, and how they were respelt."""
-        rows = Counter(self.encode(example) for example in examples)
+        wanted = [self._right(example) for example in examples]
+        rows = Counter(number for numbers in wanted for number in numbers)
         shown = [f"{label} ({rows[place]:,} rows)" for place, label in enumerate(self.labels[:20])]
         more = f" and {len(self.labels) - 20} more" if len(self.labels) > 20 else ""
-        respelt = sorted({_label_of(example) for example in examples} - set(self.labels))
-        note = f"; {', '.join(respelt)} read as whole numbers" if respelt else ""
+        if self.options.multi_label:
+            bare = sum(not numbers for numbers in wanted)
+            note = f"; {bare:,} rows have none"
+        else:
+            respelt = sorted({label_of(example) for example in examples} - set(self.labels))
+            note = f"; {', '.join(respelt)} read as whole numbers" if respelt else ""
         return f"{len(self.labels)} labels: {', '.join(shown)}{more}{note}"
 
-    def encode(self, example: Example) -> int:
-        """Returns the number of the row's label.
+    def stratum(self, example: Example) -> str | None:
+        """Returns the row's label."""
+        return example.label
+
+    def features(self, example: Example, tokenizer: Tokenizer, max_length: int) -> Features:
+        """Returns the text's or pair's pieces, cut or in windows as the options say."""
+        return text_features(example, tokenizer, max_length, self.options.long_texts)
+
+    def target(self, example: Example, features: Features) -> tuple[int, ...]:
+        """Returns the numbers of the row's labels: one, or any number of several.
 
         Raises:
-            DataError: the label is not one of those that the model knows.
+            DataError: a label is not one of those that the model knows.
         """
-        label = _label_of(example)
+        return self._right(example)
+
+    def collate(
+        self, features: Sequence[Features], targets: Sequence[tuple[int, ...]]
+    ) -> dict[str, Tensor]:
+        """Returns a batch; every window of a row has the row's labels, and they count as one."""
+        sequences = [part for row in features for part in row.sequences]
+        sizes = torch.tensor([len(row.sequences) for row in features])  # [N]
+        if self.options.multi_label:
+            labels = torch.zeros(len(targets), len(self.labels))  # [N, C]
+            for row, numbers in enumerate(targets):
+                labels[row, list(numbers)] = 1.0
+        else:
+            labels = torch.tensor([numbers[0] for numbers in targets])  # [N]
+        batch = pack_texts(sequences, labels.repeat_interleave(sizes, dim=0)).tensors()
+        weights = 1 / sizes  # [N]
+        if self.weights:
+            weights = weights * torch.tensor(self.weights)[labels]  # [N]
+        if self.weights or int(sizes.max()) > 1:
+            batch["label_weights"] = weights.repeat_interleave(sizes)  # [S]
+        return batch
+
+    def head(self, config: BertConfig) -> BertForClassification:
+        """Returns a new model with one output for each label."""
+        return BertForClassification(
+            config,
+            len(self.labels),
+            several=self.options.multi_label,
+            smoothing=self.options.label_smoothing,
+        )
+
+    def for_use(self, model: TaskModel) -> TaskModel:
+        """Returns `model` itself."""
+        return model
+
+    def tuned(self, results: Iterable[tuple[Example, Features, Sequence[Tensor]]]) -> Self:
+        """Returns the task itself: nothing is fitted on dev rows."""
+        return self
+
+    def decode(self, example: Example, features: Features, outputs: Sequence[Tensor]) -> Prediction:
+        """Returns the likeliest label, or all that are likelier than not, with probabilities.
+
+        Of several windows the mean of the logits is taken.
+        """
+        logits = torch.stack(list(outputs)).double().mean(0)  # [C]
+        shares = (torch.sigmoid(logits) if self.options.multi_label else logits.softmax(0)).tolist()
+        by_label = dict(zip(self.labels, shares, strict=True))
+        if self.options.multi_label:
+            chosen = [label for label, share in by_label.items() if share > 0.5]
+            return Prediction(chosen, by_label, features.was_cut)
+        return Prediction(self.labels[int(np.argmax(shares))], by_label, features.was_cut)
+
+    def scorer(self) -> ClassScorer:
+        """Returns a scorer of accuracy, F1 and so on, as in `metrics.py`."""
+        return ClassScorer(self)
+
+    def write(
+        self, path: Path, answered: Iterable[tuple[Example, Prediction]], id_column: str | None
+    ) -> int:
+        """Writes CSV, or JSON lines by the file's name; see `outputs.write_predictions`."""
+        rows = (
+            Answered(example.id, self.spelt(found), found.probabilities)
+            for example, found in answered
+        )
+        return write_predictions(path, rows, id_column)
+
+    def spelt(self, prediction: Prediction) -> str:
+        """Returns a prediction as the training file spells it."""
+        if self.options.multi_label:
+            return self.options.label_separator.join(prediction.answer)
+        return str(prediction.answer)
+
+    def numbers(self, labels: Iterable[str]) -> tuple[int, ...]:
+        """Returns the numbers of labels that the model knows."""
+        return tuple(self._numbers[label] for label in labels)
+
+    def _right(self, example: Example) -> tuple[int, ...]:
+        if self.options.multi_label:
+            labels = _split(example, self.options.label_separator)
+            return tuple(self._number(label, example.where) for label in labels)
+        return (self._number(label_of(example), example.where),)
+
+    def _number(self, label: str, where: str) -> int:
         if label not in self._numbers and _whole(label) in self._numbers:
             label = _whole(label)
         if label not in self._numbers:
             raise DataError(
-                f"{example.where}: the label {label!r} does not occur in training"
+                f"{where}: the label {label!r} does not occur in training"
                 f"{nearest(label, self.labels[:50])}"
             )
         return self._numbers[label]
 
-    def head(self, config: BertConfig) -> BertForClassification:
-        """Returns a new model with one output for each label."""
-        return BertForClassification(config, len(self.labels))
-
-    def for_use(
-        self, model: BertForClassification | BertForRegression
-    ) -> BertForClassification | BertForRegression:
-        """Returns `model` itself."""
-        return model
-
-    def decode(self, logits: Tensor) -> list[Prediction]:
-        """Returns the likeliest label and the probability of each, for each row. [S, C]"""
-        shares = torch.softmax(logits.double(), dim=1)  # [S, C]
-        best = shares.argmax(dim=1).tolist()
-        return [
-            Prediction(self.labels[place], dict(zip(self.labels, row, strict=True)))
-            for place, row in zip(best, shares.tolist(), strict=True)
-        ]
-
-    def score(
-        self, examples: Sequence[Example], predictions: Sequence[Prediction]
-    ) -> dict[str, float]:
-        """Returns accuracy, F1 and Matthews' correlation, as in `metrics.py`."""
-        wanted = [self.encode(example) for example in examples]
-        predicted = [self._numbers[str(prediction.answer)] for prediction in predictions]
-        return classification_scores(wanted, predicted, len(self.labels))
-
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
         return {label: number for number, label in enumerate(self.labels)}
+
+
+class ClassScorer:
+    """Scores of predicted labels; of each row it keeps a few numbers."""
+
+    def __init__(self, task: Classify) -> None:
+        self._task = task
+        self._wanted = array("i")
+        self._predicted = array("i")
+
+    def add(self, example: Example, prediction: Prediction) -> None:
+        """Takes in the prediction of a labelled row."""
+        task = self._task
+        wanted = task.target(example, Features(()))
+        if not task.options.multi_label:
+            self._wanted.append(wanted[0])
+            self._predicted.extend(task.numbers([prediction.answer]))
+            return
+        predicted = task.numbers(prediction.answer)
+        for number in range(len(task.labels)):
+            self._wanted.append(number in wanted)
+            self._predicted.append(number in predicted)
+
+    def scores(self) -> dict[str, float]:
+        """Returns the usual metrics; see `metrics.py`."""
+        num_labels = len(self._task.labels)
+        wanted, predicted = (np.array(part) for part in (self._wanted, self._predicted))
+        if self._task.options.multi_label:
+            return multi_label_scores(
+                wanted.reshape(-1, num_labels), predicted.reshape(-1, num_labels)
+            )
+        return classification_scores(wanted, predicted, num_labels)
+
+
+def _split(example: Example, separator: str) -> list[str]:
+    """Returns the labels of a row that may have several, each once."""
+    assert example.label is not None, "examples for training and scoring are read with labels"
+    parts = (part.strip() for part in example.label.split(separator))
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 def _check_kinds(found: Counter[str], numbers: bool) -> None:
@@ -149,11 +303,6 @@ def _check_kinds(found: Counter[str], numbers: bool) -> None:
             f"{shown}; expected several rows for each: name the right column with "
             f"--label-column, or use the task regress for numbers"
         )
-
-
-def _label_of(example: Example) -> str:
-    assert example.label is not None, "examples for training and scoring are read with labels"
-    return example.label
 
 
 def _whole(label: str) -> str:

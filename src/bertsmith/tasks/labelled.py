@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+from typing import Any, TypeVar
 
-from bertsmith.data.columns import Columns
-from bertsmith.data.tables import Table
+from bertsmith.config import ColumnsConfig
+from bertsmith.data.columns import Columns, choose_columns
+from bertsmith.data.tables import Table, open_table
 from bertsmith.errors import DataError
+from bertsmith.tasks.forms import Source
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +29,43 @@ class Example:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a model says of one row."""
+def read_texts(
+    path: Path,
+    config: ColumnsConfig,
+    remembered: Mapping[str, Any] | None,
+    label_names: Sequence[str] | None,
+) -> Source:
+    """Opens a table of texts or pairs; its columns are named by flags, remembered or guessed.
 
-    answer: str | float  # a label, or a number
-    probabilities: dict[str, float] = field(default_factory=dict)  # by label; none for a number
+    Args:
+        path: the table.
+        config: what flags name.
+        remembered: `facts` of the source that was read in training.
+        label_names: likely names of the label's column; None where no label is read.
+
+    Raises:
+        MissingInputError: the file, or a column that a flag names, is not there.
+        DataError: the columns cannot be guessed, or hold pairs where training had single texts.
+    """
+    found = (remembered or {}).get("columns")
+    known = Columns(**found) if found else None
+    table = open_table(path, config)
+    columns = choose_columns(table, config, label_names=label_names, known=known)
+    if known and (known.pair is None) != (columns.pair is None):
+        raise DataError(
+            f"{path}: {columns.said()}; expected as in training, {known.said()}: "
+            f"name the columns by flags"
+        )
+    facts = {"columns": {"text": columns.text, "pair": columns.pair, "label": columns.label}}
+    examples = read_examples(table, columns, with_id=label_names is None)
+    return Source(examples, columns.said(), facts, columns, table.columns)
 
 
 def read_examples(table: Table, columns: Columns, *, with_id: bool = False) -> Iterator[Example]:
     """Yields the rows of a table in file order, with their ids where they are wanted.
 
     Raises:
-        DataError: a label, or a text that a label belongs to, is empty; or what a reader refuses.
+        DataError: a text that a label belongs to is empty; or what a reader refuses.
     """
     for row in table.rows(columns.names()):
         label = row.value(columns.label).strip() if columns.label else None
@@ -48,29 +78,38 @@ def read_examples(table: Table, columns: Columns, *, with_id: bool = False) -> I
                         f"{row.where}: {column!r} is empty; expected a text: "
                         f"fill it or drop the row"
                     )
-            if not label:
-                raise DataError(
-                    f"{row.where}: {columns.label!r} is empty; expected a label: "
-                    f"fill it or drop the row"
-                )
         name = row.value(columns.id) if with_id and columns.id else None
         yield Example(row.where, text, pair, label, name)
 
 
+def label_of(example: Example) -> str:
+    """Returns the label of a row that was read with labels.
+
+    Raises:
+        DataError: it is empty.
+    """
+    assert example.label is not None, "examples for training and scoring are read with labels"
+    if not example.label:
+        raise DataError(
+            f"{example.where}: the label is empty; expected one: fill it or drop the row"
+        )
+    return example.label
+
+
 def split_off(
-    examples: Sequence[Example], share: float, *, stratify: bool, rng: Random
-) -> tuple[list[Example], list[Example]]:
+    examples: Sequence[Row], share: float, *, stratum: Callable[[Row], str | None], rng: Random
+) -> tuple[list[Row], list[Row]]:
     """Returns the examples without, and with, a share drawn from them; both keep their order.
 
-    With `stratify`, the share is taken of each label, so that both parts have the same mixture to
-    within one row a label, and a label of a single row stays in the first part.
+    The share is taken of each stratum, so that both parts have the same mixture to within one row
+    a stratum, and the only row of one stays in the first part.
 
     Raises:
         DataError: there are too few rows for two parts.
     """
     groups: dict[str | None, list[int]] = defaultdict(list)
     for place, example in enumerate(examples):
-        groups[example.label if stratify else None].append(place)
+        groups[stratum(example)].append(place)
     wanted = max(1, round(len(examples) * share))
     quotas = {label: len(places) * share for label, places in groups.items()}
     taken = Counter(

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 # Metrics of which less is better; of all others more is.
 LOWER_IS_BETTER = ("mse",)
 
 
 def classification_scores(
-    wanted: Sequence[int], predicted: Sequence[int], num_labels: int
+    wanted: Sequence[int] | NDArray[np.integer],
+    predicted: Sequence[int] | NDArray[np.integer],
+    num_labels: int,
 ) -> dict[str, float]:
     """Returns `accuracy`, `f1`, `f1_macro` and `mcc` of predicted label numbers.
 
@@ -35,7 +38,30 @@ def classification_scores(
     }
 
 
-def regression_scores(wanted: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+def multi_label_scores(
+    wanted: NDArray[np.integer], predicted: NDArray[np.integer]
+) -> dict[str, float]:
+    """Returns `f1_micro`, `f1_macro`, `f1_samples` and `accuracy` of rows with several labels.
+
+    Accuracy is the share of rows whose labels are all right. F1 without any hit is 0.
+
+    Source: `sklearn.metrics`.
+
+    Args:
+        wanted, predicted: 1 where a row has a label. [N, C]
+    """
+    from sklearn.metrics import accuracy_score, f1_score
+
+    return {
+        f"f1_{average}": float(f1_score(wanted, predicted, average=average, zero_division=0))
+        for average in ("micro", "macro", "samples")
+    } | {"accuracy": float(accuracy_score(wanted, predicted))}
+
+
+def regression_scores(
+    wanted: Sequence[float] | NDArray[np.floating],
+    predicted: Sequence[float] | NDArray[np.floating],
+) -> dict[str, float]:
     """Returns `pearson`, `spearman` and `mse` of predicted numbers.
 
     A correlation where one side is all the same is 0: it tells nothing of the other's order.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 from bertsmith.data.framing import Framed, frame
+from bertsmith.tasks.forms import Features
 from bertsmith.tasks.labelled import Example
 from bertsmith.text.wordpiece import Tokenizer
 
@@ -33,7 +35,40 @@ def encode(
     return frame(first, second, tokenizer.vocabulary, max_length=max_length)
 
 
-def windows(examples: Iterable[Example]) -> Iterator[list[Example]]:
+def encode_whole(example: Example, tokenizer: Tokenizer, max_length: int) -> tuple[Framed, ...]:
+    """Returns all pieces of one row, in windows of at most `max_length` that overlap by half.
+
+    Of a pair, the second text is read in windows; the first is in all of them, cut to half the
+    length.
+    """
+    vocabulary = tokenizer.vocabulary
+    if example.pair is None:
+        first, long = None, tokenizer.encode(example.text)
+        room = max_length - 2
+    else:
+        first = tokenizer.encode(example.text, max_pieces=max_length)[: max_length // 2 - 1]
+        long = tokenizer.encode(example.pair)
+        room = max_length - 3 - len(first)
+    starts = range(0, max(1, len(long) - room // 2), max(1, room - room // 2))
+    parts = [long[start : start + room] for start in starts]
+    return tuple(
+        frame(part, None, vocabulary, max_length=max_length)
+        if first is None
+        else frame(first, part, vocabulary, max_length=max_length)
+        for part in parts
+    )
+
+
+def text_features(
+    example: Example, tokenizer: Tokenizer, max_length: int, long_texts: str
+) -> Features:
+    """Returns a text or a pair as the model reads it: `cut`, or whole in `windows`."""
+    if long_texts == "windows":
+        return Features(encode_whole(example, tokenizer, max_length))
+    return Features((encode(example, tokenizer, max_length),))
+
+
+def windows(examples: Iterable[Any]) -> Iterator[list[Any]]:
     """Yields the examples in their order, a window at a time, so that a long file stays on disk."""
     source = iter(examples)
     while window := list(islice(source, WINDOW_ROWS)):

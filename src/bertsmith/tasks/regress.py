@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bertsmith.config import BertConfig
+from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
+from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import NUMBER_NAMES
-from bertsmith.errors import DataError
-from bertsmith.model.heads import BertForClassification, BertForRegression
-from bertsmith.tasks.labelled import Example, Prediction
+from bertsmith.data.outputs import Answered, write_predictions
+from bertsmith.errors import ConfigError, DataError
+from bertsmith.model.task_heads import BertForRegression, TaskModel
+from bertsmith.tasks.forms import Features, Prediction, Source
+from bertsmith.tasks.labelled import Example, label_of, read_texts
 from bertsmith.tasks.metrics import regression_scores
+from bertsmith.tasks.pieces import text_features
+from bertsmith.text.wordpiece import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -28,20 +36,35 @@ class Regress:
     """
 
     name: ClassVar[str] = "regress"
-    label_names: ClassVar[Sequence[str]] = NUMBER_NAMES
-    chosen_by: ClassVar[str] = "mse"
-    stratify: ClassVar[bool] = False
 
     mean: float = 0.0
     deviation: float = 1.0
+    options: TaskConfig = field(default_factory=TaskConfig)
+    chosen_by: str = "mse"
 
     @classmethod
-    def learn(cls, examples: Sequence[Example]) -> Self:
+    def read(
+        cls,
+        path: Path,
+        columns: ColumnsConfig,
+        remembered: Mapping[str, Any] | None,
+        *,
+        labelled: bool,
+    ) -> Source:
+        """Opens a table of texts or pairs; see `labelled.read_texts`."""
+        return read_texts(path, columns, remembered, NUMBER_NAMES if labelled else None)
+
+    @classmethod
+    def learn(cls, examples: Sequence[Example], options: TaskConfig) -> Self:
         """Returns the task with mean and deviation of the training rows' numbers.
 
         Raises:
             DataError: there is no row, a label is no number, or all are the same.
+            ConfigError: an option is for labels alone.
         """
+        for option in ("class_weights", "multi_label", "label_smoothing"):
+            if getattr(options, option):
+                raise ConfigError(f"{option} is for the task classify; a number has no labels")
         values = [_number(example) for example in examples]
         if not values:
             raise DataError("the training file holds no rows; expected texts with numbers")
@@ -51,23 +74,32 @@ class Regress:
                 f"all {len(values)} training rows have the number {values[0]:g}; "
                 f"expected different ones: name the right column with --label-column"
             )
-        return cls(statistics.fmean(values), deviation)
+        return cls(statistics.fmean(values), deviation, options)
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
-        """Returns the task; a model for use answers in the user's units, so nothing is needed."""
-        return cls()
+        """Returns the task; a model for use answers in the user's units, so no scale is needed."""
+        options = TaskConfig.from_mapping(facts.get("options", {}), where="facts")
+        return cls(options=options)
 
     def facts(self) -> dict[str, Any]:
-        """Returns the task's name."""
-        return {"task": self.name}
+        """Returns the task's name and options."""
+        return {"task": self.name, "options": self.options.to_mapping()}
 
     def said(self, examples: Sequence[Example]) -> str:
         """Returns the range of the numbers in words."""
         values = [_number(example) for example in examples]
         return f"numbers from {min(values):g} to {max(values):g}, {self.mean:.4g} on average"
 
-    def encode(self, example: Example) -> float:
+    def stratum(self, example: Example) -> str | None:
+        """Returns None: numbers are no groups."""
+        return None
+
+    def features(self, example: Example, tokenizer: Tokenizer, max_length: int) -> Features:
+        """Returns the text's or pair's pieces, cut or in windows as the options say."""
+        return text_features(example, tokenizer, max_length, self.options.long_texts)
+
+    def target(self, example: Example, features: Features) -> float:
         """Returns the row's number in the scale in which the model is trained.
 
         Raises:
@@ -75,11 +107,18 @@ class Regress:
         """
         return (_number(example) - self.mean) / self.deviation
 
+    def collate(self, features: Sequence[Features], targets: Sequence[float]) -> dict[str, Tensor]:
+        """Returns a batch; every window of a row has the row's number."""
+        sequences = [part for row in features for part in row.sequences]
+        sizes = torch.tensor([len(row.sequences) for row in features])  # [N]
+        labels = torch.tensor(targets).repeat_interleave(sizes)  # [S]
+        return pack_texts(sequences, labels).tensors()
+
     def head(self, config: BertConfig) -> BertForRegression:
         """Returns a new model with one output."""
         return BertForRegression(config)
 
-    def for_use(self, model: BertForClassification | BertForRegression) -> BertForRegression:
+    def for_use(self, model: TaskModel) -> BertForRegression:
         """Returns a model on the same encoder whose last layer answers in the user's units."""
         assert isinstance(model, BertForRegression), "this task's head made the model"
         with torch.device("meta"):  # its weights are not drawn: they are replaced at once
@@ -91,21 +130,45 @@ class Regress:
             ready.classifier.bias.copy_(model.classifier.bias * self.deviation + self.mean)  # [1]
         return ready.to(model.classifier.weight.device).train(model.training)
 
-    def decode(self, logits: Tensor) -> list[Prediction]:
-        """Returns the number of each row of logits. [S, 1]"""
-        return [Prediction(value) for value in logits.squeeze(1).tolist()]
+    def tuned(self, results: Iterable[tuple[Example, Features, Sequence[Tensor]]]) -> Self:
+        """Returns the task itself: nothing is fitted on dev rows."""
+        return self
 
-    def score(
-        self, examples: Sequence[Example], predictions: Sequence[Prediction]
-    ) -> dict[str, float]:
-        """Returns the correlations and the squared error, as in `metrics.py`."""
-        wanted = [_number(example) for example in examples]
-        return regression_scores(wanted, [float(found.answer) for found in predictions])
+    def decode(self, example: Example, features: Features, outputs: Sequence[Tensor]) -> Prediction:
+        """Returns the row's number, the mean over its windows."""
+        return Prediction(float(torch.stack(list(outputs)).mean()), was_cut=features.was_cut)
+
+    def scorer(self) -> NumberScorer:
+        """Returns a scorer of correlations and squared error, as in `metrics.py`."""
+        return NumberScorer()
+
+    def write(
+        self, path: Path, answered: Iterable[tuple[Example, Prediction]], id_column: str | None
+    ) -> int:
+        """Writes CSV, or JSON lines by the file's name; see `outputs.write_predictions`."""
+        rows = (Answered(example.id, found.answer, {}) for example, found in answered)
+        return write_predictions(path, rows, id_column)
+
+
+class NumberScorer:
+    """Scores of predicted numbers; of each row it keeps two."""
+
+    def __init__(self) -> None:
+        self._wanted = array("d")
+        self._predicted = array("d")
+
+    def add(self, example: Example, prediction: Prediction) -> None:
+        """Takes in the prediction of a labelled row."""
+        self._wanted.append(_number(example))
+        self._predicted.append(prediction.answer)
+
+    def scores(self) -> dict[str, float]:
+        """Returns the usual metrics; see `metrics.py`."""
+        return regression_scores(np.array(self._wanted), np.array(self._predicted))
 
 
 def _number(example: Example) -> float:
-    label = example.label
-    assert label is not None, "examples for training and scoring are read with labels"
+    label = label_of(example)
     try:
         value = float(label)
     except ValueError:

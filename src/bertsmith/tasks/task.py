@@ -1,37 +1,57 @@
 """What a task is, and the table of them.
 
-A task is the arrows of the flow: read (file to examples), encode (example to features), head (the
-layer on top), decode (logits to predictions) and score (predictions to named numbers). Reading and
-cutting text into pieces are the same for every task on texts and pairs: `labelled.py`, `pieces.py`.
+A task is the arrows of the flow: read (file to examples), features (example to sequences of
+pieces), head (the layer on top), decode (logits to predictions) and a scorer (predictions to named
+numbers). What rows look like on the way is in `forms.py`; what tasks on texts and pairs share, in
+`labelled.py` and `pieces.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
-from bertsmith.config import BertConfig
+from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
 from bertsmith.errors import CheckpointError, ConfigError, nearest
-from bertsmith.model.heads import BertForClassification, BertForRegression
+from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.classify import Classify
-from bertsmith.tasks.labelled import Example, Prediction
+from bertsmith.tasks.forms import Features, Prediction, Scorer, Source
 from bertsmith.tasks.regress import Regress
-
-TaskModel = BertForClassification | BertForRegression
+from bertsmith.text.wordpiece import Tokenizer
 
 
 class Task(Protocol):
-    """What recipes and predictions ask of a task that knows its labels."""
+    """What recipes and predictions ask of a task that knows its labels.
+
+    An example is the task's own form of a row: it has `where`, as file:line, and an `id`.
+    """
 
     name: ClassVar[str]
-    label_names: ClassVar[Sequence[str]]  # likely names of the label's column
-    chosen_by: ClassVar[str]  # the metric that tells the best epoch
-    stratify: ClassVar[bool]  # whether a dev set is split off label by label
+
+    @property
+    def chosen_by(self) -> str:
+        """Returns the metric that tells the best epoch."""
 
     @classmethod
-    def learn(cls, examples: Sequence[Example]) -> Self:
+    def read(
+        cls,
+        path: Path,
+        columns: ColumnsConfig,
+        remembered: Mapping[str, Any] | None,
+        *,
+        labelled: bool,
+    ) -> Source:
+        """Opens a file; `remembered` are the facts of the one that was read in training.
+
+        Raises:
+            DataError, MissingInputError: it is not as the task needs it.
+        """
+
+    @classmethod
+    def learn(cls, examples: Sequence[Any], options: TaskConfig) -> Self:
         """Returns the task with the labels, or the scale, of the training rows."""
 
     @classmethod
@@ -41,25 +61,54 @@ class Task(Protocol):
     def facts(self) -> dict[str, Any]:
         """Returns what a model folder must remember for `from_facts`."""
 
-    def said(self, examples: Sequence[Example]) -> str:
+    def said(self, examples: Sequence[Any]) -> str:
         """Returns in words what was learnt from the training rows' labels."""
 
-    def encode(self, example: Example) -> float:
-        """Returns what the model is trained to answer: a label's number, or a scaled value."""
+    def stratum(self, example: Any) -> str | None:
+        """Returns the group of which a dev set shall have its share; None if there are none."""
+
+    def features(self, example: Any, tokenizer: Tokenizer, max_length: int) -> Features:
+        """Returns the row as the model reads it; the time it takes is bounded by `max_length`."""
+
+    def target(self, example: Any, features: Any) -> Any:
+        """Returns what the model is trained to answer.
+
+        Raises:
+            DataError: the label is not one that the model knows; the row is named.
+        """
+
+    def collate(self, features: Sequence[Any], targets: Sequence[Any]) -> dict[str, Tensor]:
+        """Returns rows as one batch: the arguments of the model's `forward`, by name."""
 
     def head(self, config: BertConfig) -> TaskModel:
-        """Returns a new model with this task's layer on top; its labels are those of `encode`."""
+        """Returns a new model with this task's layer on top."""
 
     def for_use(self, model: TaskModel) -> TaskModel:
         """Returns `model` as it is kept: its answers are in the units of the user's file."""
 
-    def decode(self, logits: Tensor) -> list[Prediction]:
-        """Returns one prediction for each row of the logits of a model for use, [S, C]."""
+    def tuned(self, results: Iterable[tuple[Any, Any, Sequence[Tensor]]]) -> Self:
+        """Returns the task with what is fitted on dev rows, such as a threshold.
 
-    def score(
-        self, examples: Sequence[Example], predictions: Sequence[Prediction]
-    ) -> dict[str, float]:
-        """Returns the usual metrics by their usual names."""
+        Args:
+            results: of each row the example, its features and what `decode` gets.
+        """
+
+    def decode(self, example: Any, features: Any, outputs: Sequence[Tensor]) -> Prediction:
+        """Returns the prediction for a row.
+
+        Args:
+            example, features: the row.
+            outputs: for each of its sequences the logits of a model for use: [C], or [T, C] where
+                the model has them per token.
+        """
+
+    def scorer(self) -> Scorer:
+        """Returns a new scorer, without rows."""
+
+    def write(
+        self, path: Path, answered: Iterable[tuple[Any, Prediction]], id_column: str | None
+    ) -> int:
+        """Writes the predictions of a file's rows, whole or not at all; returns their number."""
 
 
 TASKS: dict[str, type[Task]] = {"classify": Classify, "regress": Regress}

@@ -30,7 +30,7 @@ class Trainable(Protocol):
     def __call__(self, **batch: Tensor) -> Mapping[str, Tensor]:
         """Returns the sums over one batch, by name."""
 
-    def counts(self, **batch: Tensor) -> Mapping[str, int]:
+    def counts(self, **batch: Tensor) -> Mapping[str, float]:
         """Returns how many things each sum of that batch is over, under the same names."""
 
 
@@ -92,7 +92,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
     was_training = model.training
     model.eval()
     totals: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    counts: dict[str, float] = {}
     with torch.inference_mode():
         for batch in batches:
             with _autocast(model):
@@ -101,7 +101,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
                 totals[name] = totals.get(name, 0.0) + float(sums[name])
                 counts[name] = counts.get(name, 0) + count
     model.train(was_training)
-    return {name: totals[name] / max(1, counts[name]) for name in totals}
+    return {name: totals[name] / (counts[name] or 1) for name in totals}
 
 
 def noise_seed(seed: int, step: int) -> int:
@@ -111,7 +111,7 @@ def noise_seed(seed: int, step: int) -> int:
 
 def _accumulate(model: nn.Module, parts: Sequence[Batch]) -> dict[str, float]:
     """Adds the gradient of the step's objective to the parameters; returns the means by name."""
-    counts: dict[str, int] = {}
+    counts: dict[str, float] = {}
     for part in parts:
         for name, count in model.counts(**part).items():  # type: ignore[operator]
             counts[name] = counts.get(name, 0) + count
@@ -119,7 +119,7 @@ def _accumulate(model: nn.Module, parts: Sequence[Batch]) -> dict[str, float]:
     for part in parts:
         with _autocast(model):
             sums = model(**part)
-        means = {name: sums[name] / max(1, counts[name]) for name in counts}
+        means = {name: sums[name] / (counts[name] or 1) for name in counts}
         objective = sum(mean for name, mean in means.items() if name.endswith("loss"))
         objective.backward()
         for name, mean in means.items():

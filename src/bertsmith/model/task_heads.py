@@ -1,0 +1,307 @@
+"""What a task puts on the encoder: classes, a number, tags, answer spans, choices.
+
+A trainable model's `forward` takes the tensors of one packed batch and returns sums by name;
+`counts` says how many things each was summed over. `logits` is what predictions are made of: a row
+for each sequence or, where `per_token`, for each token.
+
+Shapes:  T tokens   S sequences   M labelled tokens   R rows of choices   H hidden size   C classes
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bertsmith.config import BertConfig
+from bertsmith.model.bert import Bert, initialize
+from bertsmith.model.dropout import Noise, drop
+from bertsmith.model.heads import class_loss
+
+
+class BertForClassification(nn.Module):
+    """The encoder with one score per class for each sequence, of which one or several are right.
+
+    Source: Devlin et al. 2019, section 4.1; it agrees with
+    `transformers.BertForSequenceClassification`.
+    """
+
+    per_token: ClassVar[bool] = False
+
+    def __init__(
+        self, config: BertConfig, num_labels: int, *, several: bool = False, smoothing: float = 0.0
+    ) -> None:
+        """Draws new weights from torch's default generator.
+
+        Args:
+            config: of the encoder.
+            num_labels: C.
+            several: whether any number of classes may be right at once.
+            smoothing: share of each label that the loss spreads over all classes evenly.
+        """
+        super().__init__()
+        self.config = config
+        self.num_labels = num_labels
+        self.several = several
+        self.smoothing = smoothing
+        self.encoder = Bert(config)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        labels: Tensor,
+        label_weights: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Returns the sums of `loss` and `accuracy` over sequences.
+
+        Args:
+            piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
+            labels: the right class, int64 [S]; or 1 for every right one, float [S, C].
+            label_weights: how much each sequence's loss counts; all alike if None. float [S]
+        """
+        logits = self.logits(piece_ids, segment_ids, position_ids, sequence_starts).float()  # [S,C]
+        if self.several:
+            losses = F.binary_cross_entropy_with_logits(  # [S]
+                logits, labels, reduction="none"
+            ).mean(1)
+            right = ((logits.detach() > 0) == (labels > 0.5)).all(1)  # [S]
+        else:
+            losses = F.cross_entropy(  # [S]
+                logits, labels, reduction="none", label_smoothing=self.smoothing
+            )
+            right = logits.detach().argmax(1) == labels  # [S]
+        if label_weights is not None:
+            losses = losses * label_weights  # [S]
+        return {"loss": losses.sum(), "accuracy": right.sum()}
+
+    def counts(
+        self, *, labels: Tensor, label_weights: Tensor | None = None, **_: Tensor
+    ) -> dict[str, float]:
+        """Returns how many things each sum of `forward` is over; weighted ones count as they weigh.
+
+        Source: `torch.nn.CrossEntropyLoss`, whose weighted mean is over the weights.
+        """
+        weight = len(labels) if label_weights is None else float(label_weights.sum())
+        return {"loss": weight, "accuracy": len(labels)}
+
+    def logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns a score for each class of each sequence. [S, C]"""
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, C]
+
+
+class BertForRegression(nn.Module):
+    """The encoder with one number for each sequence.
+
+    Source: Devlin et al. 2019, section 4.1 (STS-B); it agrees with
+    `transformers.BertForSequenceClassification` of one label.
+    """
+
+    per_token: ClassVar[bool] = False
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Bert(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """Returns the sum of `loss`, the squared error, over sequences; labels are float [S]."""
+        logits = self.logits(piece_ids, segment_ids, position_ids, sequence_starts)  # [S, 1]
+        return {"loss": F.mse_loss(logits.squeeze(1).float(), labels.float(), reduction="sum")}
+
+    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, float]:
+        """Returns how many things the sum of `forward` is over."""
+        return {"loss": len(labels)}
+
+    def logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns the number predicted for each sequence. [S, 1]"""
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, 1]
+
+
+class BertForTagging(nn.Module):
+    """The encoder with one score per tag for each token.
+
+    Source: Devlin et al. 2019, section 5.3 and figure 4 (d); it agrees with
+    `transformers.BertForTokenClassification`.
+    """
+
+    per_token: ClassVar[bool] = True
+
+    def __init__(self, config: BertConfig, num_labels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_labels = num_labels
+        self.encoder = Bert(config, with_pooler=False)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        label_positions: Tensor,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """Returns the sums of `loss` and `accuracy` over the labelled tokens.
+
+        Args:
+            piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
+            label_positions: the tokens that have a tag, counted over the batch. int64 [M]
+            labels: their tags. int64 [M]
+        """
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        states = _dropped(self.encoder, hidden.index_select(0, label_positions))  # [M, H]
+        loss, correct = class_loss(self.classifier(states), labels)
+        return {"loss": loss, "accuracy": correct}
+
+    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, float]:
+        """Returns how many things each sum of `forward` is over."""
+        return {"loss": len(labels), "accuracy": len(labels)}
+
+    def logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns a score for each tag of each token. [T, C]"""
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        return self.classifier(_dropped(self.encoder, hidden))  # [T, C]
+
+
+class BertForAnswering(nn.Module):
+    """The encoder with two scores for each token: that an answer starts here, and that it ends.
+
+    Source: Devlin et al. 2019, section 4.2; it agrees with `transformers.BertForQuestionAnswering`.
+    """
+
+    per_token: ClassVar[bool] = True
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Bert(config, with_pooler=False)
+        self.spans = nn.Linear(config.hidden_size, 2)
+        initialize(self.spans, config.initializer_range)
+
+    def forward(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        span_starts: Tensor,
+        span_ends: Tensor,
+    ) -> dict[str, Tensor]:
+        """Returns the sum over sequences of `loss`, the mean of that of the start and of the end.
+
+        Args:
+            piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
+            span_starts: first token of the answer, counted within its sequence. int64 [S]
+            span_ends: last token of the answer, likewise. int64 [S]
+        """
+        logits = self.logits(piece_ids, segment_ids, position_ids, sequence_starts).float()  # [T,2]
+        firsts = sequence_starts.to(device=logits.device, dtype=torch.int64)  # [S + 1]
+        owners = torch.repeat_interleave(  # [T]
+            torch.arange(len(firsts) - 1, device=logits.device), firsts.diff()
+        )
+        tops = logits.new_full((len(firsts) - 1, 2), -torch.inf)  # [S, 2]
+        tops = tops.scatter_reduce(0, owners[:, None].expand_as(logits), logits.detach(), "amax")
+        sums = torch.zeros_like(tops).index_add(0, owners, (logits - tops[owners]).exp())  # [S, 2]
+        right = firsts[:-1, None] + torch.stack([span_starts, span_ends], 1)  # [S, 2]
+        losses = sums.log() + tops - logits.gather(0, right)  # [S, 2]
+        return {"loss": losses.mean(1).sum()}
+
+    def counts(self, *, span_starts: Tensor, **_: Tensor) -> dict[str, float]:
+        """Returns how many things the sum of `forward` is over."""
+        return {"loss": len(span_starts)}
+
+    def logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns for each token the scores of an answer's start and end. [T, 2]"""
+        return self.spans(  # [T, 2]
+            self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)
+        )
+
+
+class BertForChoice(nn.Module):
+    """The encoder with one score for each sequence, of which the best of a row is chosen.
+
+    Source: Devlin et al. 2019, section 4.4; it agrees with `transformers.BertForMultipleChoice`.
+    """
+
+    per_token: ClassVar[bool] = False
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Bert(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """Returns the sums of `loss` and `accuracy` over rows; all have as many sequences.
+
+        Args:
+            piece_ids, segment_ids, position_ids, sequence_starts: those of one row stand side by
+                side; see `Bert.forward`.
+            labels: which of its sequences is the right one of each row. int64 [R]
+        """
+        logits = self.logits(piece_ids, segment_ids, position_ids, sequence_starts)  # [S, 1]
+        loss, correct = class_loss(logits.view(len(labels), -1), labels)
+        return {"loss": loss, "accuracy": correct}
+
+    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, float]:
+        """Returns how many things each sum of `forward` is over."""
+        return {"loss": len(labels), "accuracy": len(labels)}
+
+    def logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns the score of each sequence. [S, 1]"""
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, 1]
+
+
+TaskModel = (
+    BertForClassification | BertForRegression | BertForTagging | BertForAnswering | BertForChoice
+)
+
+
+def _pooled(encoder: Bert, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
+    """Returns what a layer on whole sequences reads: pooled, and dropped in training. [S, H]"""
+    return _dropped(encoder, encoder.pool(hidden, sequence_starts))  # [S, H]
+
+
+def _dropped(encoder: Bert, states: Tensor) -> Tensor:
+    """Returns states as a task's layer reads them: with dropout in training, of the same shape."""
+    noise = Noise.draw() if encoder.training else None
+    return drop(states, encoder.config.hidden_dropout_prob, noise)
