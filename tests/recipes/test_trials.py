@@ -28,7 +28,7 @@ from bertsmith.recipes.trials import (
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.labelled import Example
 
-CONFIG = FinetuneConfig(epochs=1, batch_size=16, max_length=24, threads=1)
+CONFIG = FinetuneConfig(epochs=1, batch_size=16, max_length=24, threads=1, restarts=0)
 
 
 def trial(folder: Path, count: int = 120, **changes: Any) -> Trial:
@@ -89,7 +89,7 @@ def test_cross_validation_predicts_every_row_once_and_writes_a_submission(tmp_pa
         rows = opinions(20, 9)
         writer.writerows([f"t{number}", row["text"]] for number, row in enumerate(rows))
     out, submission = tmp_path / "folds", tmp_path / "submission.csv"
-    config = FinetuneConfig(epochs=5, batch_size=16, max_length=24, threads=1)
+    config = FinetuneConfig(epochs=8, batch_size=8, max_length=24, threads=1)
     found = crossval(
         trial(tmp_path, 300, config=config), out, folds=2, test=test, submission=submission
     )
