@@ -116,7 +116,7 @@ def evaluate(
 
 def finetune(
     given: Given,
-    task: Annotated[Literal["classify", "regress"], Help("what the model is to do")],
+    task: Annotated[Literal["answer", "classify", "regress"], Help("what the model is to do")],
     train: Annotated[Path, Help("labelled file: CSV, TSV, JSONL or parquet, also .gz")],
     *,
     model: Model,
@@ -128,12 +128,14 @@ def finetune(
     """Fine-tunes an encoder on labelled rows and keeps the best epoch."""
     from bertsmith.recipes.finetune import finetune, usual_learning_rate
 
+    # Paragraphs are longer than sentences; source: google-research/bert, README on SQuAD.
+    usual = {"max_length": 384} if task == "answer" else {}
     return finetune(
         task,
         train,
         model,
         out,
-        given.stage(FinetuneConfig),
+        given.stage(FinetuneConfig, **usual),
         given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model)),
         given.stage(ColumnsConfig),
         given.stage(TaskConfig),
