@@ -26,11 +26,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig
+from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.folder import load_encoder
 from bertsmith.model.memory import keep_freed_memory
+from bertsmith.model.task_heads import BertForClassification
 from bertsmith.recipes.finetune import new_model
-from bertsmith.recipes.rows import LabelledData, Rows, read_labelled, read_steps
+from bertsmith.recipes.rows import LabelledData, read_labelled, read_steps
 from bertsmith.tasks.classify import Classify
 from bertsmith.train.loop import Batch, Run, train
 from bertsmith.train.optimizer import adamw
@@ -124,18 +125,25 @@ def read_rows(arguments: argparse.Namespace, tokenizer: Any) -> LabelledData:
         path.write_text("\n".join([header, *kept]), encoding="utf-8")
         config = FinetuneConfig(max_length=arguments.max_length)
         return read_labelled(
-            Classify, path, path, tokenizer, config, ColumnsConfig(), lambda line: None
+            Classify,
+            path,
+            path,
+            tokenizer,
+            config,
+            TaskConfig(),
+            ColumnsConfig(),
+            lambda line: None,
         )
 
 
 def first_difference(data: LabelledData, folder: Path, batch_size: int) -> tuple[float, float]:
     """Returns how far the two models' losses and gradient norms are apart on the first batch."""
-    ours = new_model(data, load_encoder(folder), seed=0).eval()
+    ours = new_model(data, load_encoder(folder), FinetuneConfig(), seed=0).eval()
     theirs = transformers_model(data, folder).eval()
-    (batch,) = next(read_steps(data.train, batch_size, seed=0, step=0))
+    (batch,) = next(read_steps(data.task, data.train, batch_size, seed=0, step=0))
     losses = (
         ours(**batch)["loss"] / len(batch["labels"]),
-        theirs(**next(padded_batches(data.train, batch_size, None))).loss,
+        theirs(**next(padded_batches(data, batch_size, None))).loss,
     )
     norms = []
     for model, loss in zip((ours, theirs), losses, strict=True):
@@ -153,16 +161,17 @@ def transformers_model(data: LabelledData, folder: Path) -> Any:
     model = BertForSequenceClassification.from_pretrained(
         folder, num_labels=2, attn_implementation="sdpa"
     )
-    ours = new_model(data, load_encoder(folder), seed=0)
+    ours = new_model(data, load_encoder(folder), FinetuneConfig(), seed=0)
+    assert isinstance(ours, BertForClassification)
     model.classifier.load_state_dict(ours.classifier.state_dict())
     return model
 
 
 def packed_steps(data: LabelledData, folder: Path, batch_size: int) -> Step:
     """Returns our step: the same calls that the fine-tuning recipe makes."""
-    model = new_model(data, load_encoder(folder), seed=0)
+    model = new_model(data, load_encoder(folder), FinetuneConfig(), seed=0)
     run = Run(model, adamw(model, OptimizerConfig(learning_rate=RATE)))
-    batches = read_steps(data.train, batch_size, seed=0, step=0)
+    batches = read_steps(data.task, data.train, batch_size, seed=0, step=0)
 
     def step() -> float:
         found: list[float] = []
@@ -193,7 +202,7 @@ def padded_steps(data: LabelledData, folder: Path, batch_size: int, padded_to: i
         eps=1e-6,
         fused=True,
     )
-    batches = padded_batches(data.train, batch_size, padded_to)
+    batches = padded_batches(data, batch_size, padded_to)
 
     def step() -> float:
         loss: torch.Tensor = model(**next(batches)).loss
@@ -206,9 +215,9 @@ def padded_steps(data: LabelledData, folder: Path, batch_size: int, padded_to: i
     return step
 
 
-def padded_batches(rows: Rows, batch_size: int, padded_to: int | None) -> Iterator[Batch]:
+def padded_batches(data: LabelledData, batch_size: int, padded_to: int | None) -> Iterator[Batch]:
     """Yields the batches of `read_steps` as padded ones."""
-    for (batch,) in read_steps(rows, batch_size, seed=0, step=0):
+    for (batch,) in read_steps(data.task, data.train, batch_size, seed=0, step=0):
         starts = batch["sequence_starts"].tolist()
         lengths = batch["sequence_starts"].diff()
         shape = (len(lengths), padded_to or int(lengths.max()))

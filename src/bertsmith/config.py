@@ -334,7 +334,21 @@ class FinetuneConfig(Settings):
         float, Gt(0), Lt(1), Help("share of training rows split off where there is no dev file")
     ] = 0.1
     evaluations_per_epoch: Annotated[int, Ge(1), Help("dev evaluations in each epoch")] = 1
-    seed: Annotated[int, Ge(0), Lt(2**32), Help("of the head, order, dropout and the split")] = 0
+    early_stopping: Annotated[
+        int | None, Ge(1), Help("stop after this many evaluations without a better score")
+    ] = None
+    layer_decay: Annotated[
+        float, Gt(0), Le(1), Help("rate of each block as a share of that of the block above")
+    ] = 1.0
+    reinit_layers: Annotated[int, Ge(0), Help("top blocks that begin with new weights")] = 0
+    freeze_encoder: Annotated[bool, Help("train what stands on the encoder alone")] = False
+    restarts: Annotated[
+        int, Ge(0), Help("how often a run that learnt nothing is begun again with another seed")
+    ] = 2
+    seed: Annotated[int, Ge(0), Lt(2**32), Help("of the head, order and dropout")] = 0
+    split_seed: Annotated[
+        int, Ge(0), Lt(2**32), Help("of the dev rows split off, and of folds")
+    ] = 0
     threads: Annotated[int | None, Ge(1), Help("threads of torch; by default one per core")] = None
 
 

@@ -253,8 +253,9 @@ class Model:
         """Writes a prediction for every row of a file; returns `rows` and `seconds`.
 
         `out` is CSV or JSON lines by its name: the id, where the file has ids, the prediction, and
-        the probability of each label; answers to questions may be `.json`, SQuAD's form. With `like`, a sample submission, it has that file's columns
-        and order, and its ids are checked.
+        the probability of each label; answers to questions may be `.json`, in the form of SQuAD.
+        With `like`, a sample submission, it has that file's columns and order, and its ids are
+        checked.
 
         Raises:
             DataError: the file has no texts as in training, or not the ids of the sample.

@@ -18,14 +18,16 @@ from bertsmith.config import (
     ColumnsConfig,
     FinetuneConfig,
     OptimizerConfig,
+    bert_of_size,
 )
 from bertsmith.errors import ConfigError, DataError, FolderInUseError, StoppedError
 from bertsmith.folder import load_model, save_model
 from bertsmith.model.bert import Bert
 from bertsmith.model.task_heads import BertForClassification
 from bertsmith.recipes import finetune as recipe
+from bertsmith.recipes import finetuning_watch as watch
 from bertsmith.recipes.evaluate_task import evaluate_task
-from bertsmith.recipes.finetune import finetune, usual_learning_rate
+from bertsmith.recipes.finetune import finetune, rate_scales, usual_learning_rate
 from bertsmith.recipes.rows import Rows, read_steps
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.labelled import Example
@@ -163,7 +165,7 @@ def test_equal_settings_give_equal_weights_and_a_stopped_run_goes_on_to_them(
     config = FinetuneConfig(epochs=2, batch_size=16, max_length=24, threads=1)
     whole = finetune("classify", labelled, encoder, tmp_path / "whole", config, FAST)
 
-    class Interrupted(recipe.Sitting):
+    class Interrupted(watch.Sitting):
         def after_step(self, run: Any, figures: dict[str, float]) -> None:
             if run.step in (5, 20):
                 signal.raise_signal(signal.SIGINT)
@@ -285,10 +287,74 @@ def test_texts_that_are_cut_are_counted_and_settings_that_do_not_fit_are_refused
 def test_a_model_that_says_the_same_of_every_row_is_called_out(
     tmp_path: Path, encoder: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = FinetuneConfig(epochs=1, batch_size=300, max_length=24, threads=1)
+    config = FinetuneConfig(epochs=1, batch_size=300, max_length=24, threads=1, restarts=1)
     frozen = OptimizerConfig(learning_rate=1e-12)
     result = finetune("classify", labelled, encoder, tmp_path / "run", config, frozen)
-    assert result["collapsed"] == ("gives every dev row the same" in capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert result["collapsed"] == ("gives every dev row the same" in said)
+    assert result["restarts"] == said.count("is begun again")
+
+
+def test_a_run_that_learnt_nothing_is_begun_again_with_another_seed(
+    tmp_path: Path,
+    encoder: Path,
+    labelled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first attempt is made to look collapsed; the second has the next seed's weights."""
+    config = FinetuneConfig(epochs=1, batch_size=32, max_length=24, threads=1, seed=7)
+    scores = watch.Sitting._scores
+
+    def collapsed(self: watch.Sitting, run: Any) -> Any:
+        task, found, _ = scores(self, run)
+        return task, found, self.standing.restarts == 0
+
+    monkeypatch.setattr(watch.Sitting, "_scores", collapsed)
+    result = finetune("classify", labelled, encoder, tmp_path / "run", config, FAST)
+    assert result["restarts"] == 1 and not result["collapsed"]
+    assert "begun again, with seed 8" in capsys.readouterr().err
+    assert [row["step"] for row in metrics(tmp_path / "run") if "dev" in row] == [9]
+
+
+def test_early_stopping_ends_the_run_after_evaluations_without_a_gain(
+    tmp_path: Path, encoder: Path, labelled: Path
+) -> None:
+    config = FinetuneConfig(
+        epochs=5, batch_size=90, max_length=24, threads=1, early_stopping=1, restarts=0
+    )
+    still = OptimizerConfig(learning_rate=1e-12)
+    result = finetune("classify", labelled, encoder, tmp_path / "run", config, still)
+    assert result["best_epoch"] == 1
+    assert max(row["epoch"] for row in metrics(tmp_path / "run")) == 2
+
+
+def test_a_frozen_encoder_stays_and_new_top_blocks_are_new(
+    tmp_path: Path, encoder: Path, labelled: Path
+) -> None:
+    config = FinetuneConfig(
+        epochs=1, batch_size=90, max_length=24, threads=1, freeze_encoder=True, reinit_layers=1
+    )
+    finetune("classify", labelled, encoder, tmp_path / "run", config, FAST)
+    before = load_model(encoder).model.state_dict()
+    after = load_model(tmp_path / "run/model").model.state_dict()
+    top = f"blocks.{load_model(encoder).config.num_hidden_layers - 1}."
+    for name, tensor in before.items():
+        is_new = name.startswith((top, "pooler")) and tensor.ndim > 1
+        assert torch.equal(after[f"encoder.{name}"], tensor) != is_new, name
+    with pytest.raises(ConfigError, match="reinit_layers is 99, but .* layers"):
+        many = FinetuneConfig(max_length=24, reinit_layers=99)
+        finetune("classify", labelled, encoder, tmp_path / "many", many, FAST)
+
+
+def test_rates_fall_from_block_to_block() -> None:
+    model = BertForClassification(bert_of_size("L2-H32-A2", vocab_size=20), 2)
+    scales = rate_scales(model, FinetuneConfig(layer_decay=0.5))
+    assert scales["classifier.weight"] == scales["encoder.pooler.weight"] == 1
+    assert scales["encoder.blocks.1.output.weight"] == 0.5
+    assert scales["encoder.blocks.0.output.weight"] == 0.25
+    assert scales["encoder.embeddings.pieces.weight"] == 0.125
+    assert set(scales) == {name for name, _ in model.named_parameters()}
 
 
 def test_narrow_encoders_have_larger_usual_rates(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,15 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """One of several parts of the training rows, each of which is the dev set once."""
+
+    number: int  # from 0
+    of: int
+    by_group: bool = False  # rows of one `id` stay together
+
+
+@dataclass(frozen=True)
 class LabelledData:
     """All that a fine-tuning run reads: the task with its labels, and the rows.
 
@@ -77,6 +87,7 @@ def read_labelled(
     options: TaskConfig,
     columns: ColumnsConfig,
     say: Callable[[str], None],
+    fold: Fold | None = None,
 ) -> LabelledData:
     """Returns the rows of a training file and of a dev file, or of a share split off for that.
 
@@ -96,9 +107,42 @@ def read_labelled(
         say(f"{dev}: {len(dev_examples):,} rows; {dev_source.said}")
         if not dev_examples:
             raise DataError(f"{dev}: holds no rows; expected labelled rows to choose an epoch by")
-    return label_rows(
-        kind.learn(examples, options), source.facts, examples, dev_examples, tokenizer, config, say
-    )
+    task = kind.learn(examples, options)
+    if fold is not None:
+        examples, dev_examples = split_fold(task, examples, fold, config.split_seed)
+    return label_rows(task, source.facts, examples, dev_examples, tokenizer, config, say)
+
+
+def split_fold(
+    task: Task, examples: list[Any], fold: Fold, seed: int
+) -> tuple[list[Any], list[Any]]:
+    """Returns the rows outside and inside a fold, in file order.
+
+    Every row is in one fold; a seed makes the same folds each time. Each fold has its share of
+    every label, as nearly as groups allow.
+
+    Raises:
+        DataError: there are fewer rows, or groups, than folds.
+    """
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+    strata = [task.stratum(example) or "" for example in examples]
+    groups = [example.id for example in examples] if fold.by_group else None
+    found = len(set(groups)) if groups else len(examples)
+    if found < fold.of:
+        raise DataError(
+            f"{found} {'groups' if groups else 'rows'} cannot be split into {fold.of} folds; "
+            f"expected one for each at least: give fewer --folds"
+        )
+    stratified = min(Counter(strata).values()) >= fold.of and len(set(strata)) > 1
+    if groups:
+        kind = StratifiedGroupKFold if stratified else GroupKFold
+    else:
+        kind = StratifiedKFold if stratified else KFold
+    splitter = kind(n_splits=fold.of, shuffle=True, random_state=seed)
+    splits = list(splitter.split(examples, strata, groups))
+    rest, inside = splits[fold.number]
+    return [examples[place] for place in rest], [examples[place] for place in inside]
 
 
 def label_rows(
@@ -117,7 +161,7 @@ def label_rows(
     """
     if dev_examples is None:
         examples, dev_examples = split_off(
-            examples, config.dev_share, stratum=task.stratum, rng=Random(config.seed)
+            examples, config.dev_share, stratum=task.stratum, rng=Random(config.split_seed)
         )
         say(f"no dev file: {len(dev_examples):,} of these rows are split off to choose the epoch")
     say(task.said(examples))

@@ -57,7 +57,8 @@ def read_texts(
             f"name the columns by flags"
         )
     facts = {"columns": {"text": columns.text, "pair": columns.pair, "label": columns.label}}
-    examples = read_examples(table, columns, with_id=label_names is None)
+    with_id = label_names is None or config.id_column is not None
+    examples = read_examples(table, columns, with_id=with_id)
     return Source(examples, columns.said(), facts, columns, table.columns)
 
 

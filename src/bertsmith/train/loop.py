@@ -70,7 +70,7 @@ def train(
     while (done := pace(run.step)) < 1:
         rate = schedule(done)
         for group in run.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         run.model.train()
         torch.manual_seed(noise_seed(seed, run.step))
         figures = _accumulate(run.model, next(steps))

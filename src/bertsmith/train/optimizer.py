@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import product
 
 import torch
 from torch import nn
@@ -12,7 +13,9 @@ from bertsmith.config import OptimizerConfig
 Schedule = Callable[[float], float]  # share of the run done -> learning rate
 
 
-def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def adamw(
+    model: nn.Module, config: OptimizerConfig, scales: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
     """Returns AdamW over all parameters of `model`, its state made and zero.
 
     Biases and the parameters of norms are not decayed: in an encoder these are the parameters of
@@ -23,11 +26,24 @@ def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     `1 - beta ** step`; a step count of infinity makes those divisors exactly 1.
 
     Source: Devlin et al. 2019, appendix A.2; `optimization.py`, AdamWeightDecayOptimizer.
+
+    Args:
+        model: frozen parameters of it are left out.
+        config: of the optimizer.
+        scales: what the learning rate of a parameter is multiplied by, by name; by default 1.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = {name: part for name, part in model.named_parameters() if part.requires_grad}
+    parameters = list(trained.values())
+    by_scale: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        by_scale.setdefault((scales or {}).get(name, 1.0), []).append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [part for part in parts if (part.ndim > 1) == has_decay],
+            "weight_decay": config.weight_decay if has_decay else 0.0,
+            "scale": scale,
+        }
+        for (scale, parts), has_decay in product(by_scale.items(), (True, False))
     ]
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
