@@ -118,9 +118,7 @@ def evaluate(
 def finetune(
     given: Given,
     task: TaskName,
-    train: Annotated[
-        Path, Help("labelled file: CSV, TSV, JSONL, parquet or SQuAD's JSON, also .gz")
-    ],
+    train: Annotated[Path, Help("labelled file: CSV, TSV, JSONL, parquet or SQuAD JSON, also .gz")],
     *,
     model: Model,
     out: RunOut,
@@ -163,9 +161,7 @@ def finetune(
 def crossval(
     given: Given,
     task: TaskName,
-    train: Annotated[
-        Path, Help("labelled file: CSV, TSV, JSONL, parquet or SQuAD's JSON, also .gz")
-    ],
+    train: Annotated[Path, Help("labelled file: CSV, TSV, JSONL, parquet or SQuAD JSON, also .gz")],
     *,
     model: Model,
     out: RunOut,

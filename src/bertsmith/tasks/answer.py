@@ -20,6 +20,7 @@ from bertsmith.data.outputs import Answered, new_file, write_predictions
 from bertsmith.data.squad import Purpose, Question, open_questions
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.model.task_heads import BertForAnswering, TaskModel
+from bertsmith.storage import sha256_of
 from bertsmith.tasks.forms import Prediction, Source
 from bertsmith.tasks.spans import (
     AnswerFeatures,
@@ -31,6 +32,7 @@ from bertsmith.tasks.spans import (
 from bertsmith.tasks.squad_scores import AnswerScores
 from bertsmith.text.wordpiece import Tokenizer
 
+_SHORTENED = "train_file_sha256"  # remembered of a file of which training leaves questions out
 Targets = tuple[tuple[int, int], ...]  # first and last token of the answer in each window
 
 
@@ -61,10 +63,16 @@ class Answer:
         *,
         labelled: bool,
     ) -> Source:
-        """Opens a file of questions; see `squad.open_questions`."""
+        """Opens a file of questions; see `squad.open_questions`.
+
+        What training leaves out of its file is left out of that same file ever after, so that
+        folds of it stay the same.
+        """
         purpose: Purpose = "predicting"
         if labelled:
-            purpose = "training" if remembered is None else "scoring"
+            shortened = (remembered or {}).get(_SHORTENED)
+            again = shortened and path.is_file() and shortened == sha256_of(path)
+            purpose = "training" if remembered is None or again else "scoring"
         found = (remembered or {}).get("columns")
         known = Columns(**found) if found else None
         questions = open_questions(path, columns, purpose, known)
@@ -72,6 +80,8 @@ class Answer:
         if questions.columns:
             used = questions.columns
             facts = {"columns": {"text": used.text, "pair": used.pair, "label": used.label}}
+        if questions.tally.dropped:
+            facts[_SHORTENED] = sha256_of(path)
         return Source(
             iter(questions), questions.said(), facts, questions.columns, questions.known_columns
         )

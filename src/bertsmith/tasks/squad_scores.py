@@ -41,11 +41,12 @@ def score_answer(
     """
     if answers and is_chinese(context):
         return score_chinese(prediction, answers)
+    rate = _f1
     if may_lack or not answers:
+        rate = _f1_or_none
         answers = [answer for answer in answers if normalized(answer)] or [""]
     found = normalized(prediction)
     golds = [normalized(answer) for answer in answers]
-    rate = _f1_or_none if may_lack or golds == [""] else _f1
     return float(found in golds), max(rate(found.split(), gold.split()) for gold in golds)
 
 
