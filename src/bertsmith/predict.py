@@ -29,7 +29,7 @@ from bertsmith.data.outputs import (
     write_submission,
     write_vectors,
 )
-from bertsmith.data.squad import Question
+from bertsmith.data.questions import Question
 from bertsmith.data.tables import open_table
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertsmith.config import ColumnsConfig
-from bertsmith.data.squad import Marked, Purpose, QuestionFile, open_questions, place_answer
+from bertsmith.data.questions import Marked, Purpose, place_answer
+from bertsmith.data.squad import QuestionFile, open_questions
 from bertsmith.errors import DataError, MissingInputError
 
 CONTEXT = "The cat sat on the mat. The dog sat on the cat."
@@ -75,6 +76,7 @@ def test_a_file_may_be_read_any_number_of_times(tmp_path: Path) -> None:
         ('{"data": [\n}', r"dev\.json:2: "),
         ('{"a": 1}\n{"a": 2}', r"dev\.json:2: Extra data .* is named \.jsonl"),
         ('{"data": NaN}', "NaN is not JSON"),
+        ('{"data": [], "data": []}', "the key 'data' stands twice"),
         ("[" * 100_000, "is nested too deeply"),
         ([], r"dev\.json: holds a list; expected an object with 'data'"),
         ({"articles": []}, r"dev\.json: has no 'data'; found 'articles'"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.config import BertConfig, CasingConfig, ColumnsConfig, TaskConfig
-from bertsmith.data.squad import Question
+from bertsmith.data.questions import Question
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.forms import Prediction

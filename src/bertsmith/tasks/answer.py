@@ -17,7 +17,8 @@ from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import Columns
 from bertsmith.data.outputs import Answered, new_file, write_predictions
-from bertsmith.data.squad import Purpose, Question, open_questions
+from bertsmith.data.questions import Purpose, Question
+from bertsmith.data.squad import open_questions
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.model.task_heads import BertForAnswering, TaskModel
 from bertsmith.storage import sha256_of
