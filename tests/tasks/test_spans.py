@@ -73,7 +73,7 @@ def test_a_context_without_pieces_is_one_window_of_nothing() -> None:
     row = features("\u200b\u200d")
     assert [len(part) for part in row.sequences] == [5]
     outputs = random_scores(row, 0)
-    assert best_spans(row, outputs, longest=5, most=5) == []
+    assert list(best_spans(row, outputs, longest=5, most=5)) == []
     assert targets_of(row, (0, 1)) == ((0, 0),)
 
 
@@ -147,7 +147,7 @@ def test_the_best_spans_are_found_over_all_windows(seed: int) -> None:
     row = features(context, rng.choice([8, 12, 30]), doc_stride=rng.choice([1, 3, 5, 50]))
     outputs = random_scores(row, seed)
     for longest, most in ((1, 5), (4, 20), (100, 7), (3, 10_000)):
-        found = best_spans(row, outputs, longest=longest, most=most)
+        found = list(best_spans(row, outputs, longest=longest, most=most))
         assert found == every_span(row, outputs, longest)[:most]
 
 

@@ -12,7 +12,7 @@ Source: google-research/bert, `run_squad.py`.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -135,8 +135,8 @@ def targets_of(
 
 def best_spans(
     features: AnswerFeatures, outputs: Sequence[Tensor], *, longest: int, most: int
-) -> list[Span]:
-    """Returns the `most` likeliest spans of at most `longest` pieces, over all windows, best first.
+) -> Iterator[Span]:
+    """Yields the `most` likeliest spans of at most `longest` pieces, over all windows, best first.
 
     Of pieces in several windows, the one with most context on both sides speaks for a start.
     All spans are looked at, where the published program looks at those between the 20 likeliest
@@ -147,7 +147,7 @@ def best_spans(
         outputs: of each window the scores of starts and ends. [T, 2]
     """
     owners = _owners(features)  # [P]
-    found: list[Span] = []
+    found = [(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))]
     for number, (begin, output) in enumerate(zip(features.firsts, outputs, strict=True)):
         scores = output.double().numpy()[features.offset : -1]  # [W, 2]
         own = np.flatnonzero(owners[begin : begin + len(scores)] == number)  # [O]
@@ -159,10 +159,12 @@ def best_spans(
         totals = (scores[own, :1] + reach[own]).ravel()  # [O * L]
         count = min(most, len(totals))
         top = np.argpartition(-totals, count - 1)[:count]  # [count]
-        for place in top[np.isfinite(totals[top])].tolist():
-            first = begin + int(own[place // longest])
-            found.append(Span(float(totals[place]), first, first + place % longest))
-    return sorted(found, key=lambda span: (-span.score, span.first, span.last))[:most]
+        top = top[np.isfinite(totals[top])]  # spans that end within the window
+        firsts = begin + own[top // longest]  # of the shape of top
+        found.append((totals[top], firsts, firsts + top % longest))
+    scores, firsts, lasts = map(np.concatenate, zip(*found, strict=True))
+    for place in np.lexsort((lasts, firsts, -scores))[:most].tolist():
+        yield Span(float(scores[place]), int(firsts[place]), int(lasts[place]))
 
 
 def no_answer_score(outputs: Sequence[Tensor]) -> float:
