@@ -117,7 +117,9 @@ def evaluate(
 def finetune(
     given: Given,
     task: Annotated[Literal["classify", "regress"], Help("what the model is to do")],
-    train: Annotated[Path, Help("labelled file: CSV, TSV, JSONL or parquet, also .gz")],
+    train: Annotated[
+        Path, Help("labelled file: CSV, TSV, JSONL or parquet, also .gz; or a folder, with --glue")
+    ],
     *,
     model: Model,
     out: RunOut,
@@ -148,7 +150,7 @@ def predict(
     model: Model,
     data: Annotated[Path, Help("file with the columns that the model was trained on")],
     *,
-    out: Annotated[Path, Help("file to write: .csv or .jsonl")],
+    out: Annotated[Path, Help("file to write: .csv or .jsonl; with --glue .tsv")],
     like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
 ) -> Result:
     """Writes a fine-tuned model's predictions for every row of a file."""

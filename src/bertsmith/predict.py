@@ -22,6 +22,7 @@ from bertsmith.config import ColumnsConfig
 from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.columns import Columns, choose_columns
 from bertsmith.data.framing import Framed, group_by_length
+from bertsmith.data.glue import GlueTask, find_glue, glue_files, write_leaderboard
 from bertsmith.data.outputs import (
     Answered,
     check_suffix,
@@ -37,6 +38,7 @@ from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.forms import Prediction
+from bertsmith.tasks.glue import check_labels
 from bertsmith.tasks.labelled import Example, read_examples
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
 from bertsmith.tasks.task import Task, task_of
@@ -153,6 +155,8 @@ class Model:
         check_suffix(out, ".npy")
         started = time.monotonic()
         columns = columns or ColumnsConfig()
+        if columns.glue:
+            raise ConfigError("glue is for tasks; to embed texts, give a file and --text-column")
         table = open_table(data, columns)
         chosen = choose_columns(table, columns, label_names=None, known=self._trained_on())
         examples = read_examples(table, replace(chosen, pair=None))
@@ -231,15 +235,21 @@ class Model:
 
         `out` is CSV or JSON lines by its name: the id, where the file has ids, the prediction, and
         the probability of each label. With `like`, a sample submission, it has that file's columns
-        and order, and its ids are checked.
+        and order, and its ids are checked. With `columns.glue`, `data` is the folder of a GLUE
+        task, whose test file is answered, and `out` is TSV as the leaderboard takes it.
 
         Raises:
             DataError: the file has no texts as in training, or not the ids of the sample.
         """
-        check_suffix(out, ".csv", *(() if like else (".jsonl",)))
         started = time.monotonic()
         task = self._task()
         columns = columns or ColumnsConfig()
+        glue = find_glue(columns.glue, task.name) if columns.glue else None
+        if glue:
+            check_suffix(out, ".tsv")
+            data = self._glue_test(data, glue, like)
+        else:
+            check_suffix(out, ".csv", *(() if like else (".jsonl",)))
         source = task.read(data, columns, self.facts, labelled=False)
         layout = None
         if like:
@@ -255,12 +265,13 @@ class Model:
                 num_empty += not str(getattr(example, "text", "-")).strip()
                 yield example, found
 
+        plain = (
+            Answered(example.id, found.answer, found.probabilities) for example, found in answered()
+        )
         if layout:
-            plain = (
-                Answered(example.id, found.answer, found.probabilities)
-                for example, found in answered()
-            )
             rows = write_submission(out, plain, layout)
+        elif glue:
+            rows = write_leaderboard(out, plain)
         else:
             rows = task.write(out, answered(), source.columns.id if source.columns else None)
         return {
@@ -271,6 +282,20 @@ class Model:
             "columns": source.said,
             "out": str(out),
         }
+
+    def _glue_test(self, place: Path, glue: GlueTask, like: Path | None) -> Path:
+        """Returns the test file of a GLUE task, whose labels this model must have."""
+        if like:
+            raise ConfigError(f"like is {str(like)!r}, but GLUE has a layout of its own: drop it")
+        if glue.labels:
+            check_labels(self.facts.get("labels", []), glue, self._where)
+        files = glue_files(place, glue, "test")
+        if len(files) > 1:
+            raise ConfigError(
+                f"glue is {glue.name!r}, which has {len(files)} test files; expected one of them: "
+                f"give --glue {glue.name}-m, then --glue {glue.name}-mm"
+            )
+        return files[0]
 
     def _task(self) -> Task:
         return task_of(self.facts, self._where)
