@@ -116,7 +116,7 @@ def evaluate(
 
 def finetune(
     given: Given,
-    task: Annotated[Literal["classify", "regress"], Help("what the model is to do")],
+    task: Annotated[Literal["classify", "regress", "choose"], Help("what the model is to do")],
     train: Annotated[
         Path, Help("labelled file: CSV, TSV, JSONL or parquet, also .gz; or a folder, with --glue")
     ],
