@@ -227,7 +227,7 @@ def open_glue(path: Path, task: GlueTask, *, labelled: bool) -> tuple[Table, Col
         )
     count, torn = torn_rows(table)
     left_out: set[int] = set()
-    said = f"GLUE's {task.name}: {columns.said()}"
+    said = f"{path.name} of GLUE's {task.name}: {columns.said()}"
     if task.may_be_torn and torn:
         left_out.update(torn)
         shown = ", ".join(map(str, torn[:TORN_ROWS_SHOWN]))

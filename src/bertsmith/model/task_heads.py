@@ -95,8 +95,10 @@ class BertForClassification(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
         """Returns a score for each class of each sequence. [S, C]"""
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, C]
+        firsts = self.encoder.firsts(  # [S, H]
+            piece_ids, segment_ids, position_ids, sequence_starts
+        )
+        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, C]
 
 
 class BertForRegression(nn.Module):
@@ -135,8 +137,10 @@ class BertForRegression(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
         """Returns the number predicted for each sequence. [S, 1]"""
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, 1]
+        firsts = self.encoder.firsts(  # [S, H]
+            piece_ids, segment_ids, position_ids, sequence_starts
+        )
+        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, 1]
 
 
 class BertForTagging(nn.Module):
@@ -287,18 +291,15 @@ class BertForChoice(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
         """Returns the score of each sequence. [S, 1]"""
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, 1]
+        firsts = self.encoder.firsts(  # [S, H]
+            piece_ids, segment_ids, position_ids, sequence_starts
+        )
+        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, 1]
 
 
 TaskModel = (
     BertForClassification | BertForRegression | BertForTagging | BertForAnswering | BertForChoice
 )
-
-
-def _pooled(encoder: Bert, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
-    """Returns what a layer on whole sequences reads: pooled, and dropped in training. [S, H]"""
-    return _dropped(encoder, encoder.pool(hidden, sequence_starts))  # [S, H]
 
 
 def _dropped(encoder: Bert, states: Tensor) -> Tensor:

@@ -102,9 +102,9 @@ def read_labelled(
         MissingInputError: a file or a column is not there.
     """
     glue = find_glue(columns.glue, kind.name) if columns.glue else None
-    if glue:
-        (train,) = glue_files(train, glue, "train")
-        dev = dev or glue_files(train.parent, glue, "dev")[0]
+    if glue and fold is None and dev is None:
+        folder = train if train.is_dir() else train.parent
+        dev = glue_files(folder, glue, "dev")[0]
     source = kind.read(train, columns, None, labelled=True)
     examples = list(source.examples)
     say(f"{train}: {len(examples):,} rows; {source.said}")
@@ -119,7 +119,7 @@ def read_labelled(
     if glue:
         task = as_official(task, glue)
     if fold is not None:
-        examples, dev_examples = split_fold(task, examples, fold, config.seed)
+        examples, dev_examples = split_fold(task, examples, fold, config.split_seed)
     return label_rows(task, source.facts, examples, dev_examples, tokenizer, config, say)
 
 
@@ -171,7 +171,7 @@ def label_rows(
     """
     if dev_examples is None:
         examples, dev_examples = split_off(
-            examples, config.dev_share, stratum=task.stratum, rng=Random(config.seed)
+            examples, config.dev_share, stratum=task.stratum, rng=Random(config.split_seed)
         )
         say(f"no dev file: {len(dev_examples):,} of these rows are split off to choose the epoch")
     say(task.said(examples))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.data.columns import Columns
-from bertsmith.data.glue import GlueTask, find_glue, open_glue
+from bertsmith.data.glue import GlueTask, find_glue, glue_files, open_glue
 from bertsmith.data.tables import Table
 from bertsmith.errors import ConfigError, DataError, nearest
 from bertsmith.tasks.forms import Source
@@ -18,11 +18,15 @@ from bertsmith.tasks.labelled import Example
 def read_glue(path: Path, name: str, kind: str, *, labelled: bool) -> Source:
     """Opens a file of the GLUE task `name`, whose columns and labels are known.
 
+    Of a folder it is the training file, or where no labels are read the first test file.
+
     Raises:
         ConfigError: there is no such task, or it is not of this kind.
         DataError: the file is not one of the task's, or a label is none of its own.
     """
     glue = find_glue(name, kind)
+    if path.is_dir():
+        path = glue_files(path, glue, "train" if labelled else "test")[0]
     table, columns, said = open_glue(path, glue, labelled=labelled)
     facts = {
         "columns": {"text": columns.text, "pair": columns.pair, "label": columns.label},
