@@ -400,7 +400,9 @@ class ColumnsConfig(Settings):
         if self.glue is None:
             return
         for name in setting_names(type(self)):
-            if name != "glue" and getattr(self, name) != getattr(type(self), name):
+            if name not in ("glue", "id_column") and getattr(self, name) != getattr(
+                type(self), name
+            ):
                 raise ConfigError(
                     f"glue is {self.glue!r} and {name} is {getattr(self, name)!r}; "
                     f"expected one of them: the columns of GLUE's files are known"

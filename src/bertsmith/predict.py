@@ -8,7 +8,7 @@ memory does not grow with their length.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bertsmith.config import ColumnsConfig
 from bertsmith.data.batches import PackedBatch, pack_texts
+from bertsmith.data.choices import choice_of
 from bertsmith.data.columns import Columns, choose_columns
 from bertsmith.data.framing import Framed, group_by_length
 from bertsmith.data.glue import GlueTask, find_glue, glue_files, write_leaderboard
@@ -37,6 +38,7 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answers import answer
+from bertsmith.tasks.choose import Choose
 from bertsmith.tasks.forms import Prediction
 from bertsmith.tasks.glue import check_labels
 from bertsmith.tasks.labelled import Example, read_examples
@@ -220,7 +222,31 @@ class Model:
             DataError: it was trained on pairs and gets a single text, or the other way round.
         """
         task = self._task()
+        if isinstance(task, Choose):
+            raise ConfigError(f"{self._where}: chooses among endings; call choose with these")
         examples = (self._example(number, text) for number, text in enumerate(texts, start=1))
+        return [found for _, found in self._answers(task, examples)]
+
+    def choose(self, rows: Iterable[tuple[str, Sequence[str]]]) -> list[Prediction]:
+        """Returns for each stem with its endings the likeliest of them.
+
+        `more` holds its number, from 0, as `index`, and its text as `ending`.
+
+        Raises:
+            ConfigError: the model was trained for something else.
+            DataError: there are fewer than two endings.
+        """
+        task = self._task()
+        if not isinstance(task, Choose):
+            raise ConfigError(
+                f"{self._where}: its task is {task.name}; expected a model that "
+                f"`bertsmith finetune choose` wrote"
+            )
+        spelling = self.facts.get("choice_columns", {}).get("spelling", "number")
+        examples = (
+            choice_of(stem, endings, spelling, f"row {number}")
+            for number, (stem, endings) in enumerate(rows, start=1)
+        )
         return [found for _, found in self._answers(task, examples)]
 
     def predict_file(
@@ -300,9 +326,7 @@ class Model:
     def _task(self) -> Task:
         return task_of(self.facts, self._where)
 
-    def _answers(
-        self, task: Task, examples: Iterable[Example]
-    ) -> Iterator[tuple[Example, Prediction]]:
+    def _answers(self, task: Task, examples: Iterable[Any]) -> Iterator[tuple[Any, Prediction]]:
         model = cast(TaskModel, self._model)  # a folder with a task holds its head
         return answer(task, model, self.tokenizer, examples, self.max_length)
 

@@ -154,3 +154,11 @@ def test_submissions_are_as_the_leaderboard_takes_them(tmp_path: Path) -> None:
     labels = [replace(answer, id=None, answer="not_entailment") for answer in answers[:2]]
     write_leaderboard(path, labels)
     assert path.read_text() == "index\tprediction\n0\tnot_entailment\n1\tnot_entailment\n"
+
+
+def test_rows_may_be_named_by_a_column(shared_data: Path) -> None:
+    path = shared_data / "glue/MRPC/dev.tsv"
+    _, columns, _ = open_glue(path, GLUE["MRPC"], labelled=True, id_column="#1 ID")
+    assert columns.id == "#1 ID"
+    with pytest.raises(DataError, match="has no column 'ID'; found Quality, #1 ID"):
+        open_glue(path, GLUE["MRPC"], labelled=True, id_column="ID")

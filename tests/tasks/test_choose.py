@@ -19,6 +19,7 @@ from bertsmith.data.choices import Choice
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.folder import load_model, save_model
 from bertsmith.model.task_heads import BertForChoice
+from bertsmith.predict import load
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.choose import Choose
 from bertsmith.tasks.forms import Features, Prediction
@@ -199,6 +200,23 @@ def test_choices_are_learnt_evaluated_and_predicted_by_command(
     with (tmp_path / "submission.csv").open(newline="") as file:
         submitted = [row["label"] for row in csv.DictReader(file)]
     assert submitted == [cells["prediction"] for cells in answers]
+
+
+def test_choices_are_answered_in_python(tmp_path: Path) -> None:
+    facts = {"task": "choose", "labels": ["A", "B"], "choice_columns": {"spelling": "letter"}}
+    model = load(saved(tmp_path, facts))
+    rows = [("the film", ["is good", "is bad"]), ("so", ["very", "it is", "bad"])]
+    found = model.choose(rows)
+    for (_, endings), one in zip(rows, found, strict=True):
+        assert one.answer == "ABC"[one.more["index"]]
+        assert one.more["ending"] == endings[one.more["index"]]
+        assert len(one.probabilities) == len(endings)
+    with pytest.raises(DataError, match=r"row 1: has \['good'\]; expected two endings or more"):
+        model.choose([("the film", ["good"])])
+    with pytest.raises(ConfigError, match="chooses among endings; call choose"):
+        model.predict(["the film"])
+    with pytest.raises(ConfigError, match="its task is regress; expected a model that"):
+        load(saved(tmp_path, {"task": "regress"})).choose(rows)
 
 
 def test_a_later_file_has_as_many_endings_as_training(tmp_path: Path) -> None:

@@ -120,6 +120,17 @@ def read_choices(
         )
 
 
+def choice_of(stem: str, endings: Sequence[str], spelling: str, where: str) -> Choice:
+    """Returns a row that no file holds.
+
+    Raises:
+        DataError: there are fewer than two endings.
+    """
+    if isinstance(endings, str) or len(endings) < 2:
+        raise DataError(f"{where}: has {endings!r}; expected two endings or more in a list")
+    return Choice(where, stem, "", tuple(endings), _names_of(spelling, endings, None))
+
+
 def find_spelling(table: Table, columns: ChoiceColumns) -> str:
     """Returns how the labels of a file name an ending, which its first rows tell: of SPELLINGS.
 

@@ -200,7 +200,9 @@ def glue_files(place: Path, task: GlueTask, part: Part) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
-def open_glue(path: Path, task: GlueTask, *, labelled: bool) -> tuple[Table, Columns, str]:
+def open_glue(
+    path: Path, task: GlueTask, *, labelled: bool, id_column: str | None = None
+) -> tuple[Table, Columns, str]:
     """Returns a file of a task as a table, its columns, and in words what is read of it.
 
     Rows are counted once before they are read, to say how many the published file has.
@@ -212,12 +214,9 @@ def open_glue(path: Path, task: GlueTask, *, labelled: bool) -> tuple[Table, Col
     table = open_table(path, ColumnsConfig(delimiter="tab", no_header=headless))
     if headless and len(table.columns) == len(task.headless):
         table = replace(table, columns=task.headless)
-    columns = Columns(
-        task.text,
-        task.pair,
-        task.label if labelled else None,
-        task.id if not labelled and task.id in table.columns else None,
-    )
+    if id_column is None and not labelled and task.id in table.columns:
+        id_column = task.id
+    columns = Columns(task.text, task.pair, task.label if labelled else None, id_column)
     lacking = [name for name in columns.names() if name not in table.columns]
     if lacking:
         known_test = " (test files have no labels)" if lacking == [task.label] else ""

@@ -61,7 +61,7 @@ class Classify:
     ) -> Source:
         """Opens a table of texts or pairs, or a file of GLUE; see `labelled.read_texts`."""
         if columns.glue:
-            return read_glue(path, columns.glue, cls.name, labelled=labelled)
+            return read_glue(path, columns, cls.name, labelled=labelled)
         return read_texts(path, columns, remembered, CLASS_NAMES if labelled else None)
 
     @classmethod

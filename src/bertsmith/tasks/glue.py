@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bertsmith.config import ColumnsConfig
 from bertsmith.data.columns import Columns
 from bertsmith.data.glue import GlueTask, find_glue, glue_files, open_glue
 from bertsmith.data.tables import Table
@@ -15,8 +16,8 @@ from bertsmith.tasks.forms import Source
 from bertsmith.tasks.labelled import Example
 
 
-def read_glue(path: Path, name: str, kind: str, *, labelled: bool) -> Source:
-    """Opens a file of the GLUE task `name`, whose columns and labels are known.
+def read_glue(path: Path, config: ColumnsConfig, kind: str, *, labelled: bool) -> Source:
+    """Opens a file of the GLUE task `config.glue`, whose columns and labels are known.
 
     Of a folder it is the training file, or where no labels are read the first test file.
 
@@ -24,10 +25,11 @@ def read_glue(path: Path, name: str, kind: str, *, labelled: bool) -> Source:
         ConfigError: there is no such task, or it is not of this kind.
         DataError: the file is not one of the task's, or a label is none of its own.
     """
-    glue = find_glue(name, kind)
+    assert config.glue, "read_glue is for settings that name a task"
+    glue = find_glue(config.glue, kind)
     if path.is_dir():
         path = glue_files(path, glue, "train" if labelled else "test")[0]
-    table, columns, said = open_glue(path, glue, labelled=labelled)
+    table, columns, said = open_glue(path, glue, labelled=labelled, id_column=config.id_column)
     facts = {
         "columns": {"text": columns.text, "pair": columns.pair, "label": columns.label},
         "glue": glue.name,

@@ -54,7 +54,7 @@ class Regress:
     ) -> Source:
         """Opens a table of texts or pairs, or a file of GLUE; see `labelled.read_texts`."""
         if columns.glue:
-            return read_glue(path, columns.glue, cls.name, labelled=labelled)
+            return read_glue(path, columns, cls.name, labelled=labelled)
         return read_texts(path, columns, remembered, NUMBER_NAMES if labelled else None)
 
     @classmethod
