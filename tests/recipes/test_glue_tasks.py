@@ -146,6 +146,15 @@ def test_a_label_that_is_none_of_the_tasks_is_named(tmp_path: Path) -> None:
         list(source.examples)
 
 
+def test_glue_and_columns_of_choices_are_refused_where_they_mean_nothing(
+    tmp_path: Path, encoder: Path
+) -> None:
+    with pytest.raises(ConfigError, match="glue is for tasks; to embed texts"):
+        load(encoder).embed_file(tmp_path, tmp_path / "a.npy", ColumnsConfig(glue="CoLA"))
+    with pytest.raises(ConfigError, match="stem_column is for the task choose"):
+        find_task("classify").read(tmp_path, ColumnsConfig(stem_column="a"), None, labelled=True)
+
+
 def test_columns_of_glue_are_not_named_by_flags() -> None:
     with pytest.raises(ConfigError, match="glue is 'CoLA' and text_column is 'text'; expected one"):
         ColumnsConfig(glue="CoLA", text_column="text")
