@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bertsmith.estimators import TextClassifier, TextRegressor
     from bertsmith.predict import Model
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["TextClassifier", "TextRegressor", "load"]
 
 
 def load(path: str | Path) -> Model:
@@ -24,3 +25,12 @@ def load(path: str | Path) -> Model:
     from bertsmith.predict import load  # torch loads here, not for --help or --version
 
     return load(path)
+
+
+def __getattr__(name: str) -> Any:
+    """Returns an estimator; scikit-learn loads here, when one is asked for."""
+    if name == "load" or name not in __all__:
+        raise AttributeError(f"module 'bertsmith' has no attribute {name!r}")
+    from bertsmith import estimators
+
+    return vars(estimators)[name]

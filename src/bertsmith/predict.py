@@ -65,6 +65,7 @@ class Model:
     """A loaded model; which of its methods it has a head for depends on what it was trained for."""
 
     def __init__(self, loaded: Loaded, where: str) -> None:
+        self.loaded = loaded
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.facts = loaded.facts

@@ -91,6 +91,7 @@ def finetune_rows(
     *,
     files: Mapping[str, str | None],
     resume: bool = False,
+    progress: ProgressLine | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes an encoder on rows from wherever they come, and keeps the best epoch.
 
@@ -112,6 +113,7 @@ def finetune_rows(
             among them the encoder has its shape and vocabulary but nothing that it has learnt.
         files: where rows and encoder come from; a resumed run may have other places.
         resume: go on from the newest checkpoint in `out`.
+        progress: where it shows how far it is; by default on standard error.
 
     Raises:
         ConfigError: a setting does not fit the encoder.
@@ -121,7 +123,7 @@ def finetune_rows(
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()
-    with open_run_folder(out, resume=resume) as folder, ProgressLine() as progress:
+    with open_run_folder(out, resume=resume) as folder, progress or ProgressLine() as progress:
         loaded = load_encoder(model)
         _check_fit(config, loaded.config, model)
         data = read(loaded.tokenizer, progress.say)
