@@ -363,6 +363,9 @@ class TaskConfig(Settings):
     label_separator: Annotated[
         str, Help("between the labels of a row that has several in one column")
     ] = ","
+    tune_thresholds: Annotated[
+        bool, Help("say a label above the probability that gives dev rows the best F1")
+    ] = False
     long_texts: Annotated[
         Literal["cut", "windows"], Help("lose their end, or are read in overlapping windows")
     ] = "cut"
