@@ -29,12 +29,14 @@ from bertsmith.data.outputs import (
     write_submission,
     write_vectors,
 )
+from bertsmith.data.questions import Question
 from bertsmith.data.tables import open_table
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.task_heads import TaskModel
+from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.forms import Prediction
 from bertsmith.tasks.labelled import Example, read_examples
@@ -216,8 +218,29 @@ class Model:
             DataError: it was trained on pairs and gets a single text, or the other way round.
         """
         task = self._task()
+        if isinstance(task, Answer):
+            raise ConfigError(f"{self._where}: answers questions; call answer(question, context)")
         examples = (self._example(number, text) for number, text in enumerate(texts, start=1))
         return [found for _, found in self._answers(task, examples)]
+
+    def answer(self, question: str, context: str) -> dict[str, Any]:
+        """Returns the words of the context that answer the question.
+
+        `text` is empty where the model finds no answer; `probability` is its own among `n_best`,
+        the likeliest answers; `start` and `end` are its characters in the context.
+
+        Raises:
+            ConfigError: the model was trained for something else.
+        """
+        task = self._task()
+        if not isinstance(task, Answer):
+            raise ConfigError(
+                f"{self._where}: its task is {task.name}; expected a model that "
+                f"`bertsmith finetune answer` wrote"
+            )
+        asked = Question("the question", "question", question, context)
+        [(_, found)] = self._answers(task, [asked])
+        return {"text": found.answer, **found.more}
 
     def predict_file(
         self,
@@ -230,15 +253,17 @@ class Model:
         """Writes a prediction for every row of a file; returns `rows` and `seconds`.
 
         `out` is CSV or JSON lines by its name: the id, where the file has ids, the prediction, and
-        the probability of each label. With `like`, a sample submission, it has that file's columns
-        and order, and its ids are checked.
+        the probability of each label; answers to questions may be `.json`, in the form of SQuAD.
+        With `like`, a sample submission, it has that file's columns and order, and its ids are
+        checked.
 
         Raises:
             DataError: the file has no texts as in training, or not the ids of the sample.
         """
-        check_suffix(out, ".csv", *(() if like else (".jsonl",)))
         started = time.monotonic()
         task = self._task()
+        suffixes = task.suffixes if isinstance(task, Answer) else (".csv", ".jsonl")
+        check_suffix(out, *((".csv",) if like else suffixes))
         columns = columns or ColumnsConfig()
         source = task.read(data, columns, self.facts, labelled=False)
         layout = None
@@ -275,9 +300,7 @@ class Model:
     def _task(self) -> Task:
         return task_of(self.facts, self._where)
 
-    def _answers(
-        self, task: Task, examples: Iterable[Example]
-    ) -> Iterator[tuple[Example, Prediction]]:
+    def _answers(self, task: Task, examples: Iterable[Any]) -> Iterator[tuple[Any, Prediction]]:
         model = cast(TaskModel, self._model)  # a folder with a task holds its head
         return answer(task, model, self.tokenizer, examples, self.max_length)
 
