@@ -55,7 +55,7 @@ def mistake_in(task: Task, example: Any, prediction: Prediction) -> Mistake | No
     wanted, found = view.wanted, _spelt(prediction.answer)
     if eye.sides:
         wanted, found = eye.sides(example, prediction)
-    text = " ⏐ ".join(map(shortened, view.texts))
+    text = " | ".join(map(shortened, view.texts))
     return Mistake(example.where, text, shortened(wanted), shortened(found), size)
 
 
