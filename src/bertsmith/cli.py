@@ -34,7 +34,9 @@ Texts = Annotated[list[str], Help("raw text: files, folders, globs or URLs")]
 Out = Annotated[Path, Help("folder to write")]
 RunOut = Annotated[Path, Help("run folder to write")]
 Model = Annotated[Path, Help("model folder")]
-TaskName = Annotated[Literal["answer", "classify", "regress"], Help("what the model is to do")]
+TaskName = Annotated[
+    Literal["answer", "choose", "classify", "regress", "tag"], Help("what the model is to do")
+]
 
 
 def vocab(
@@ -118,7 +120,7 @@ def evaluate(
 def finetune(
     given: Given,
     task: TaskName,
-    train: Annotated[Path, Help("labelled file: CSV, TSV, JSONL, parquet or SQuAD JSON, also .gz")],
+    train: Annotated[Path, Help("labelled file of the task's form, also .gz; or a folder of one")],
     *,
     model: Model,
     out: RunOut,
@@ -206,7 +208,7 @@ def predict(
     model: Model,
     data: Annotated[Path, Help("file with the columns that the model was trained on")],
     *,
-    out: Annotated[Path, Help("file to write: .csv or .jsonl")],
+    out: Annotated[Path, Help("file to write: .csv or .jsonl; with --glue .tsv")],
     like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
 ) -> Result:
     """Writes a fine-tuned model's predictions for every row of a file."""
