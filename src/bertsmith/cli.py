@@ -217,6 +217,22 @@ def predict(
     return load(model).predict_file(data, out, given.stage(ColumnsConfig), like=like)
 
 
+def doctor(
+    given: Given,
+    data: Annotated[Path, Help("labelled file, or the folder of a run")],
+    *,
+    task: Annotated[TaskName, Help("what is to be learnt from the rows")] = "classify",
+    dev: Annotated[Path | None, Help("labelled file that the best epoch is chosen by")] = None,
+    model: Annotated[Path | None, Help("model folder, to tell how long the rows are")] = None,
+    max_length: Annotated[int, Help("pieces that the model will read of a text")] = 128,
+) -> Result:
+    """Finds what is wrong with labelled rows or a run, and says the mend."""
+    from bertsmith.recipes.doctor import doctor
+
+    columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
+    return doctor(data, task, columns, options, dev=dev, model=model, max_length=max_length)
+
+
 def fill(
     given: Given,
     model: Model,
@@ -278,6 +294,7 @@ COMMANDS = (
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (predict, (ColumnsConfig,)),
+    (doctor, (ColumnsConfig, TaskConfig)),
     (fill, ()),
     (embed, (ColumnsConfig,)),
     (inspect, ()),

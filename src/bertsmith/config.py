@@ -345,6 +345,7 @@ class FinetuneConfig(Settings):
     restarts: Annotated[
         int, Ge(0), Help("how often a run that learnt nothing is begun again with another seed")
     ] = 2
+    train_anyway: Annotated[bool, Help("train even if the data check finds an error")] = False
     seed: Annotated[int, Ge(0), Lt(2**32), Help("of the head, order and dropout")] = 0
     split_seed: Annotated[
         int, Ge(0), Lt(2**32), Help("of the dev rows split off, and of folds")

@@ -5,12 +5,13 @@ An `error` would make the result wrong, a `warning` may, a `note` is good to kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from bertsmith.errors import DataError
 from bertsmith.recipes.rows import LabelledData, Rows
 from bertsmith.recipes.rows_seen import Lengths, Seen
 from bertsmith.recipes.views import EYES
@@ -69,6 +70,27 @@ def check_labelled(
         lengths.add(row, unk_id)
     in_windows = name in NEVER_CUT or settings.get("long_texts") == "windows"
     return by_severity([*found, *find_in_lengths(lengths, train_file, in_windows=in_windows)])
+
+
+def check_before_training(
+    data: LabelledData,
+    settings: Mapping[str, Any],
+    files: Mapping[str, str | None],
+    unk_id: int,
+    say: Callable[[str], None],
+) -> list[Finding]:
+    """Returns what `check_labelled` finds; warnings are told through `say`.
+
+    Raises:
+        DataError: there is an error among them, and `train_anyway` is not set.
+    """
+    found = check_labelled(data, settings, files, unk_id)
+    for one in found:
+        if one.severity == "error" and not settings.get("train_anyway"):
+            raise DataError(f"{one.said()} (or train on it as it is, with --train-anyway)")
+        if one.severity != "note":
+            say(f"{one.severity}: {one.said()}")
+    return found
 
 
 def find(train: Seen, dev: Seen | None, *, dev_is_a_file: bool = True) -> list[Finding]:

@@ -284,7 +284,9 @@ def _calibration(dev_rows: DevRows) -> Iterator[Section]:
     if not dev_rows.sure:
         return
     sure, came_true = np.array(dev_rows.sure), np.array(dev_rows.came_true, dtype=bool)
-    kinds = [("as the model says them", np.array(dev_rows.sure_before) if dev_rows.sure_before else sure)]
+    kinds = [
+        ("as the model says them", np.array(dev_rows.sure_before) if dev_rows.sure_before else sure)
+    ]
     if isinstance(dev_rows.task, Classify):
         kinds.append((f"with temperature {dev_rows.task.temperature:.3g}", sure))
     rows: list[tuple[Cell, ...]] = [
@@ -339,11 +341,11 @@ def _cut(dev_rows: DevRows, result: Mapping[str, Any], settings: Mapping[str, An
     cut = result["cut_texts"]
     if not cut and not dev_rows.cut:
         return paragraph(f"Nothing: no text has more than {settings['max_length']} pieces.")
+    share = cut / result["train_rows"]
     return paragraph(
-        f"{cut:,} of {result['train_rows']:,} training rows "
-        f"({cut / result['train_rows']:.1%}) and {dev_rows.cut:,} of {dev_rows.rows:,} dev rows have more "
-        f"than {settings['max_length']} pieces and lose their end: --max-length says how many "
-        f"are read."
+        f"{cut:,} of {result['train_rows']:,} training rows ({share:.1%}) and {dev_rows.cut:,} of "
+        f"{dev_rows.rows:,} dev rows have more than {settings['max_length']} pieces and lose their "
+        f"end: --max-length says how many are read."
     )
 
 
