@@ -312,7 +312,7 @@ def _calibration(dev_rows: DevRows) -> Iterator[Section]:
             " The temperature was fitted on these same rows; the model folder remembers it, and "
             "predictions use it."
         )
-    header = ("probabilities", *(f"expected calibration error, {bins} bins" for bins in BINS))
+    header = ("expected calibration error", *(f"{bins} bins" for bins in BINS))
     parts = [paragraph(told, is_quiet=True), table(header, rows), side_by_side(plots)]
     yield Section("Do probabilities come true?", parts)
 
@@ -331,7 +331,7 @@ def _mistakes(dev_rows: DevRows) -> list[Markup]:
     far = "furthest off" if how != "sure" else "surest"
     told = f"{dev_rows.wrong:,} of {dev_rows.rows:,} dev rows are not right; these are the {far}."
     rows: list[tuple[Cell, ...]] = [
-        (one.where, one.text, one.wanted, one.found, one.size) for one in mistakes
+        (Path(one.where).name, one.text, one.wanted, one.found, one.size) for one in mistakes
     ]
     header = ("row", "text", "wanted", "predicted", how)
     return [paragraph(told, is_quiet=True), table(header, rows)]

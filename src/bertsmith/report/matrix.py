@@ -9,6 +9,7 @@ from bertsmith.report.page import Cell, Markup, table, text
 MOST_LABELS = 30  # that a table of all by all has
 MOST_PAIRS = 30  # of labels that are listed instead
 STRONG = 0.8  # share from which letters are white on the cell's colour
+FITTING = 4  # letters over a column; longer labels stand upright
 COLOR = "37,99,168"  # --c0 of the light page; see-through, so that it suits both
 
 
@@ -24,7 +25,8 @@ def confusion_matrix(labels: Sequence[str], counts: Mapping[tuple[int, int], int
     """
     if len(labels) > MOST_LABELS:
         return most_confused(labels, counts)
-    head = "".join(f'<th class="top">{text(_short(label))}</th>' for label in labels)
+    kind = "top" if max(map(len, labels), default=0) > FITTING else "number"
+    head = "".join(f'<th class="{kind}">{text(_short(label))}</th>' for label in labels)
     rows = [f"<tr><th></th>{head}</tr>"]
     for right, label in enumerate(labels):
         found = [counts.get((right, predicted), 0) for predicted in range(len(labels))]

@@ -45,7 +45,8 @@ td.bar { min-width: 8rem; width: 40% } td.bar i { display: block; height: .8rem;
 .card span { color: var(--quiet) }
 .drawings { display: grid; gap: 1rem 1.6rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
-figure { margin: 0; max-width: 36rem } figcaption { font-size: .9rem; font-weight: 600 }
+figure { margin: 0; max-width: 36rem } figcaption { font-size: .9rem; font-weight: 600;
+  margin-top: .6rem }
 figure svg { display: block; width: 100%; height: auto }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .85rem;
   color: var(--quiet) }
@@ -56,7 +57,7 @@ svg .axis { stroke: var(--line); fill: none } svg .guide { stroke: var(--quiet);
   stroke-dasharray: 4 4 }
 .matrix td { text-align: center; min-width: 2.2rem; border: 1px solid var(--back);
   overflow-wrap: normal }
-.matrix td.strong { color: #fff } .matrix th { border: 0 }
+.matrix td.strong { color: #fff } .matrix th { border: 0; text-align: center }
 .matrix th.top { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
   max-height: 9rem; overflow: hidden; padding: .3rem .1rem }
 .error { color: var(--bad); font-weight: 600 } .warning { color: var(--warn); font-weight: 600 }
