@@ -116,8 +116,8 @@ def evaluate(
 
 def finetune(
     given: Given,
-    task: Annotated[Literal["classify", "regress"], Help("what the model is to do")],
-    train: Annotated[Path, Help("labelled file: CSV, TSV, JSONL or parquet, also .gz")],
+    task: Annotated[Literal["classify", "regress", "tag"], Help("what the model is to do")],
+    train: Annotated[Path, Help("labelled file: a table, or tagged words")],
     *,
     model: Model,
     out: RunOut,
@@ -148,7 +148,7 @@ def predict(
     model: Model,
     data: Annotated[Path, Help("file with the columns that the model was trained on")],
     *,
-    out: Annotated[Path, Help("file to write: .csv or .jsonl")],
+    out: Annotated[Path, Help("file to write: .csv or .jsonl, of tags .conll or .jsonl")],
     like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
 ) -> Result:
     """Writes a fine-tuned model's predictions for every row of a file."""

@@ -8,7 +8,7 @@ memory does not grow with their length.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -30,7 +30,9 @@ from bertsmith.data.outputs import (
     write_vectors,
 )
 from bertsmith.data.tables import open_table
-from bertsmith.errors import ConfigError, DataError
+from bertsmith.data.tagged import TaggedSentence
+from bertsmith.data.tagged_outputs import SUFFIXES as TAG_SUFFIXES
+from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
@@ -39,6 +41,7 @@ from bertsmith.tasks.answers import answer
 from bertsmith.tasks.forms import Prediction
 from bertsmith.tasks.labelled import Example, read_examples
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
+from bertsmith.tasks.tag import Tag
 from bertsmith.tasks.task import Task, task_of
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
@@ -216,7 +219,31 @@ class Model:
             DataError: it was trained on pairs and gets a single text, or the other way round.
         """
         task = self._task()
+        if isinstance(task, Tag):
+            raise CheckpointError(
+                f"{self._where}: was trained to tag words; expected a model of texts: use "
+                f"`tag` with lists of words"
+            )
         examples = (self._example(number, text) for number, text in enumerate(texts, start=1))
+        return [found for _, found in self._answers(task, examples)]
+
+    def tag(self, sentences: Iterable[Sequence[str]]) -> list[Prediction]:
+        """Returns for each sentence, given as its words, the tag of each word.
+
+        The tags are the `answer`; `more` holds the probability of each and, of a model that tells
+        intents, the intent.
+
+        Raises:
+            CheckpointError: the model was not trained to tag.
+            DataError: a sentence is a text and not a list of words.
+        """
+        task = self._task()
+        if not isinstance(task, Tag):
+            raise CheckpointError(
+                f"{self._where}: was trained to {task.name}; expected a model that "
+                f"`bertsmith finetune tag` wrote"
+            )
+        examples = (_tagged(number, words) for number, words in enumerate(sentences, start=1))
         return [found for _, found in self._answers(task, examples)]
 
     def predict_file(
@@ -236,9 +263,10 @@ class Model:
         Raises:
             DataError: the file has no texts as in training, or not the ids of the sample.
         """
-        check_suffix(out, ".csv", *(() if like else (".jsonl",)))
         started = time.monotonic()
         task = self._task()
+        suffixes = TAG_SUFFIXES if isinstance(task, Tag) else (".csv", ".jsonl")
+        check_suffix(out, *((".csv",) if like else suffixes))
         columns = columns or ColumnsConfig()
         source = task.read(data, columns, self.facts, labelled=False)
         layout = None
@@ -246,13 +274,14 @@ class Model:
             layout = read_layout(like, source.known_columns, self.facts.get("labels", []))
             columns = replace(columns, id_column=layout.id_column)
             source = task.read(data, columns, self.facts, labelled=False)
-        num_cut = num_empty = 0
+        num_cut = num_empty = num_bare = 0
 
         def answered() -> Iterator[tuple[Any, Prediction]]:
-            nonlocal num_cut, num_empty
+            nonlocal num_cut, num_empty, num_bare
             for example, found in self._answers(task, source.examples):
                 num_cut += found.was_cut
                 num_empty += not str(getattr(example, "text", "-")).strip()
+                num_bare += found.more.get("words_without_pieces", 0)
                 yield example, found
 
         if layout:
@@ -270,14 +299,13 @@ class Model:
             "cut_texts": num_cut,
             "columns": source.said,
             "out": str(out),
+            **({"words_without_pieces": num_bare} if isinstance(task, Tag) else {}),
         }
 
     def _task(self) -> Task:
         return task_of(self.facts, self._where)
 
-    def _answers(
-        self, task: Task, examples: Iterable[Example]
-    ) -> Iterator[tuple[Example, Prediction]]:
+    def _answers(self, task: Task, examples: Iterable[Any]) -> Iterator[tuple[Any, Prediction]]:
         model = cast(TaskModel, self._model)  # a folder with a task holds its head
         return answer(task, model, self.tokenizer, examples, self.max_length)
 
@@ -304,6 +332,15 @@ class Model:
     @property
     def _device(self) -> torch.device:
         return self.encoder.embeddings.pieces.weight.device
+
+
+def _tagged(number: int, words: Sequence[str]) -> TaggedSentence:
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise DataError(
+            f"sentence {number}: holds {str(words)[:40]!r}; expected a list of words, "
+            f"as in ['Paris', 'sleeps']"
+        )
+    return TaggedSentence("sentence", number, tuple(words))
 
 
 def _pooled(states: Tensor, sequence_starts: Tensor, pooling: Pooling) -> Tensor:

@@ -20,6 +20,7 @@ from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.forms import Features, Prediction, Scorer, Source
 from bertsmith.tasks.regress import Regress
+from bertsmith.tasks.tag import Tag
 from bertsmith.text.wordpiece import Tokenizer
 
 
@@ -111,7 +112,7 @@ class Task(Protocol):
         """Writes the predictions of a file's rows, whole or not at all; returns their number."""
 
 
-TASKS: dict[str, type[Task]] = {"classify": Classify, "regress": Regress}
+TASKS: dict[str, type[Task]] = {"classify": Classify, "regress": Regress, "tag": Tag}
 
 
 def find_task(name: str) -> type[Task]:
