@@ -34,6 +34,7 @@ Texts = Annotated[list[str], Help("raw text: files, folders, globs or URLs")]
 Out = Annotated[Path, Help("folder to write")]
 RunOut = Annotated[Path, Help("run folder to write")]
 Model = Annotated[Path, Help("model folder")]
+TaskName = Annotated[Literal["classify", "regress", "tag"], Help("what the model is to do")]
 
 
 def vocab(
@@ -116,29 +117,86 @@ def evaluate(
 
 def finetune(
     given: Given,
-    task: Annotated[Literal["classify", "regress", "tag"], Help("what the model is to do")],
+    task: TaskName,
     train: Annotated[Path, Help("labelled file: a table, or tagged words")],
     *,
     model: Model,
     out: RunOut,
     dev: Annotated[Path | None, Help("labelled file that the best epoch is chosen by")] = None,
+    seeds: Annotated[int, Help("runs under this many seeds; their mean is the score")] = 1,
+    search: Annotated[
+        Literal["paper"] | None,
+        Help("try the paper's batch sizes, rates and epochs; keep the best"),
+    ] = None,
     random_weights: Annotated[bool, Help("start from random weights, for comparison")] = False,
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
     """Fine-tunes an encoder on labelled rows and keeps the best epoch."""
     from bertsmith.recipes.finetune import finetune, usual_learning_rate
+    from bertsmith.recipes.trials import Trial, finetune_several
 
+    run = given.stage(FinetuneConfig)
+    optimizer = given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model))
+    columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
+    if seeds > 1 or search:
+        trial = Trial(
+            "", task, train, model, run, optimizer, columns, options, dev, None, random_weights
+        )
+        return finetune_several(trial, out, seeds=seeds, search=search, resume=resume)
     return finetune(
         task,
         train,
         model,
         out,
+        run,
+        optimizer,
+        columns,
+        options,
+        dev=dev,
+        random_weights=random_weights,
+        resume=resume,
+    )
+
+
+def crossval(
+    given: Given,
+    task: TaskName,
+    train: Annotated[Path, Help("labelled file: a table, or tagged words")],
+    *,
+    model: Model,
+    out: RunOut,
+    folds: Annotated[int, Help("parts of the rows, each of which is the dev set once")] = 5,
+    group_column: Annotated[
+        str | None, Help("rows that are alike in this column stay in one fold")
+    ] = None,
+    test: Annotated[Path | None, Help("rows that all folds' models answer together")] = None,
+    submission: Annotated[Path | None, Help("file for those answers: .csv")] = None,
+    like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
+    resume: Annotated[bool, Help("go on where it stopped")] = False,
+) -> Result:
+    """Fine-tunes once for each fold: every row is predicted by a model that has not seen it."""
+    from bertsmith.recipes.crossval import crossval
+    from bertsmith.recipes.finetune import usual_learning_rate
+    from bertsmith.recipes.trials import Trial
+
+    trial = Trial(
+        "",
+        task,
+        train,
+        model,
         given.stage(FinetuneConfig),
         given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model)),
         given.stage(ColumnsConfig),
         given.stage(TaskConfig),
-        dev=dev,
-        random_weights=random_weights,
+    )
+    return crossval(
+        trial,
+        out,
+        folds=folds,
+        group_column=group_column,
+        test=test,
+        submission=submission,
+        like=like,
         resume=resume,
     )
 
@@ -216,6 +274,7 @@ COMMANDS = (
     (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
     (evaluate, (CorpusConfig, ColumnsConfig)),
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
+    (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (predict, (ColumnsConfig,)),
     (fill, ()),
     (embed, (ColumnsConfig,)),

@@ -345,7 +345,10 @@ class FinetuneConfig(Settings):
     restarts: Annotated[
         int, Ge(0), Help("how often a run that learnt nothing is begun again with another seed")
     ] = 2
-    seed: Annotated[int, Ge(0), Lt(2**32), Help("of the head, order, dropout and the split")] = 0
+    seed: Annotated[int, Ge(0), Lt(2**32), Help("of the head, order and dropout")] = 0
+    split_seed: Annotated[
+        int, Ge(0), Lt(2**32), Help("of the dev rows split off, and of folds")
+    ] = 0
     threads: Annotated[int | None, Ge(1), Help("threads of torch; by default one per core")] = None
 
 

@@ -31,12 +31,18 @@ def write(path: Path, content: str) -> Path:
 
 
 def read(path: Path, *, labelled: bool = True, **columns: str) -> list[TaggedSentence]:
-    config = ColumnsConfig(**columns)  # type: ignore[arg-type]
-    return list(open_tagged(path, config, labelled=labelled).sentences())
+    return list(open_tagged(path, columns_config(columns), labelled=labelled).sentences())
+
+
+def columns_config(columns: dict[str, str]) -> ColumnsConfig:
+    return ColumnsConfig.from_mapping(columns, where="flags")
 
 
 def pairs(path: Path, **columns: str) -> list[list[tuple[str, str]]]:
-    return [list(zip(row.words, row.tags or (), strict=True)) for row in read(path, **columns)]
+    return [
+        list(zip(row.words, row.tags or (), strict=True))
+        for row in read(path, labelled=True, **columns)
+    ]
 
 
 def test_a_conll_file_is_sentences_of_documents(tmp_path: Path) -> None:
@@ -253,7 +259,7 @@ def test_flags_for_tables_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "train.txt", CONLL)
     for flags in ({"pair_column": "1"}, {"delimiter": "comma"}):
         with pytest.raises(ConfigError, match="tagged words"):
-            read(path, **flags)
+            open_tagged(path, columns_config(flags), labelled=True)
 
 
 @pytest.mark.parametrize(

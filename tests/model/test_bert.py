@@ -20,7 +20,7 @@ from tests.model.published import (
 
 from bertsmith.config import BertConfig
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.model.bert import Bert
+from bertsmith.model.bert import Bert, first_states
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -34,7 +34,7 @@ def test_every_layer_agrees_with_transformers_on_a_ragged_batch(attention: str) 
         expected = theirs.eval().bert(**inputs, output_hidden_states=True)
         layers = ours.eval().encoder.layers(**encoder_part(batch))
         hidden = ours.encoder(**encoder_part(batch))
-        pooled = ours.encoder.pool(hidden, batch["sequence_starts"])
+        pooled = ours.encoder.pool(first_states(hidden, batch["sequence_starts"]))
     assert len(layers) == len(expected.hidden_states) == TINY.num_hidden_layers + 1
     for layer, theirs_layer in zip(layers, expected.hidden_states, strict=True):
         assert_agree(layer, theirs_layer[used])
@@ -143,3 +143,27 @@ def test_the_encoder_runs_in_bfloat16_where_asked() -> None:
         rough = encoder(**batch)
     rough.float().square().sum().backward()
     torch.testing.assert_close(rough.float(), exact, rtol=0.1, atol=0.1)  # 8 bits of fraction
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [40] * 4, [11], [3, 9, 3]])
+def test_first_tokens_alone_have_the_states_and_gradients_that_they_have_among_all(
+    lengths: list[int],
+) -> None:
+    torch.manual_seed(0)
+    encoder = Bert(EXACT).train().double()
+    part = encoder_part(packed(lengths, EXACT))
+    direction = torch.randn(len(lengths), EXACT.hidden_size, dtype=torch.float64)
+    gradients = []
+    for states in (
+        first_states(encoder(**part), part["sequence_starts"]),
+        encoder.firsts(**part),
+    ):
+        gradients.append(
+            [states, *torch.autograd.grad((states * direction).sum(), weights(encoder))]
+        )
+    for whole, alone in zip(*gradients, strict=True):
+        torch.testing.assert_close(alone, whole, rtol=1e-10, atol=1e-10)
+
+
+def weights(encoder: Bert) -> list[torch.Tensor]:
+    return [part for name, part in encoder.named_parameters() if not name.startswith("pooler")]

@@ -27,9 +27,14 @@ any_sentence = st.lists(any_words, min_size=1, max_size=40)
 
 
 def features_of(
-    words: list[str], max_length: int, *, context: bool = False, **around: object
+    words: list[str],
+    max_length: int,
+    *,
+    context: bool = False,
+    before: tuple[tuple[str, ...], ...] = (),
+    after: tuple[tuple[str, ...], ...] = (),
 ) -> TagFeatures:
-    sentence = TaggedSentence("a", 1, tuple(words), **around)  # type: ignore[arg-type]
+    sentence = TaggedSentence("a", 1, tuple(words), before=before, after=after)
     return tag_features(sentence, TOKENIZER, max_length, document_context=context)
 
 
@@ -114,10 +119,8 @@ def test_a_monstrous_word_takes_the_time_of_a_window(word: str) -> None:
     assert features.num_tokens <= 4 * 128
 
 
-AROUND = {
-    "before": (("a", "a"), ("b", "bb")),
-    "after": (("d", "d"), ("e", "ee")),
-}
+BEFORE = (("a", "a"), ("b", "bb"))
+AFTER = (("d", "d"), ("e", "ee"))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ AROUND = {
     ],
 )
 def test_a_sentence_stands_amid_its_document(max_length: int, expected: str) -> None:
-    features = features_of(["c", "c"], max_length, context=True, **AROUND)
+    features = features_of(["c", "c"], max_length, context=True, before=BEFORE, after=AFTER)
     (found,) = shown(features)
     assert found == expected
     places = features.positions[0].tolist()
@@ -140,11 +143,12 @@ def test_a_sentence_stands_amid_its_document(max_length: int, expected: str) -> 
 
 
 def test_what_one_side_of_a_document_lacks_is_given_to_the_other() -> None:
-    before = {"before": (tuple("abcdefgh"),)}
-    assert shown(features_of(["a"], 8, context=True, **before)) == ["[CLS] d e f g h a [SEP]"]
-    after = {"after": (tuple("abcdefgh"),), "before": (("h",),)}
-    assert shown(features_of(["a"], 8, context=True, **after)) == ["[CLS] h a a b c d [SEP]"]
+    letters = (tuple("abcdefgh"),)
+    found = features_of(["a"], 8, context=True, before=letters)
+    assert shown(found) == ["[CLS] d e f g h a [SEP]"]
+    found = features_of(["a"], 8, context=True, before=(("h",),), after=letters)
+    assert shown(found) == ["[CLS] h a a b c d [SEP]"]
 
 
 def test_without_the_option_a_sentence_stands_alone() -> None:
-    assert shown(features_of(["c"], 64, **AROUND)) == ["[CLS] c [SEP]"]
+    assert shown(features_of(["c"], 64, before=BEFORE, after=AFTER)) == ["[CLS] c [SEP]"]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bertsmith.config import BertConfig
 from bertsmith.errors import DataError
-from bertsmith.model.dropout import Noise
+from bertsmith.model.dropout import Noise, drop
 
 _NEAR = 0.75  # a group's shortest sequence over its longest
 _CROWD = 8  # equal sequences from which on they form a group of their own, without padding
@@ -84,6 +84,17 @@ class Layout:
     def arrange(self, tokens: Tensor) -> Tensor:
         """Returns rows of the batch in the layout's order. [T, ...]"""
         return tokens if self.order is None else tokens.index_select(0, self.order)
+
+    def firsts(self) -> tuple[Tensor, Tensor]:
+        """Returns where sequences begin in the layout's order, and how to bring them back.
+
+        The first is the place of each sequence's first token, longest sequence first. int64 [S]
+        The second is what to select from rows in that order to have them as the batch had them.
+        int64 [S]
+        """
+        lengths = self.starts.diff().long()  # [S]
+        ranks = lengths.argsort(descending=True, stable=True)  # [S]
+        return lengths[ranks].cumsum(0) - lengths[ranks], ranks.argsort()
 
     def restore(self, tokens: Tensor) -> Tensor:
         """Returns rows in the layout's order as the batch had them. [T, ...]"""
@@ -152,6 +163,38 @@ class SelfAttention(nn.Module):
             self.qkv(hidden), layout, self.num_heads, self.dropout if noise else 0.0, noise
         )
         return self.output(context)  # [T, H]
+
+    def of_firsts(
+        self, hidden: Tensor, firsts: Tensor, layout: Layout, noise: Noise | None
+    ) -> Tensor:
+        """Returns the attended states of the first token of each sequence, and of no others. [S, H]
+
+        Args:
+            hidden: states of the layer below, in the layout's order. [T, H]
+            firsts: places of the first tokens, from `layout.firsts`. int64 [S]
+            layout: where sequences end.
+            noise: dropout masks, when training.
+        """
+        size = hidden.shape[1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        query = F.linear(hidden.index_select(0, firsts), weight[:size], bias[:size])  # [S, H]
+        keys = F.linear(hidden, weight[size:], bias[size:])  # [T, 2 * H]
+        contexts, done = [], 0
+        for group in layout.groups:
+            rows = keys[group.first : group.last]  # [P, 2 * H]
+            if group.padded is not None:
+                rows = rows.index_select(0, group.padded)  # [B * L, 2 * H]
+            shape = (group.sequences, group.longest, 2, self.num_heads, -1)
+            key, value = rows.view(shape).permute(2, 0, 3, 1, 4)  # each [B, N, L, D]
+            asked = query[done : done + group.sequences]  # [B, H]
+            asked = asked.unflatten(1, (self.num_heads, 1, -1))  # [B, N, 1, D]
+            scores = (asked * asked.shape[-1] ** -0.5) @ key.mT  # [B, N, 1, L]
+            if group.bias is not None:
+                scores = scores + group.bias  # [B, N, 1, L]
+            weights = drop(scores.softmax(-1), self.dropout, noise)  # [B, N, 1, L]
+            contexts.append((weights @ value).flatten(1))  # [B, H]
+            done += group.sequences
+        return self.output(torch.cat(contexts))  # [S, H]
 
 
 def attend(

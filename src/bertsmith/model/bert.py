@@ -5,6 +5,8 @@ Shapes:  T tokens   S sequences   H hidden size   V vocabulary
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,7 +60,17 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout, noise: Noise | None) -> Tensor:
         """Returns the states above, in the layout's order like the states below. [T, H]"""
-        read = self.attention(hidden, layout, noise)  # [T, H]
+        return self._above(self.attention(hidden, layout, noise), hidden, noise)  # [T, H]
+
+    def of_firsts(self, hidden: Tensor, layout: Layout, noise: Noise | None) -> Tensor:
+        """Returns the states above of each sequence's first token, as the batch had them. [S, H]"""
+        firsts, restored = layout.firsts()
+        read = self.attention.of_firsts(hidden, firsts, layout, noise)  # [S, H]
+        above = self._above(read, hidden.index_select(0, firsts), noise)  # [S, H]
+        return above.index_select(0, restored)  # [S, H]
+
+    def _above(self, read: Tensor, hidden: Tensor, noise: Noise | None) -> Tensor:
+        """Returns what the block makes of states and of what they have read. [T, H] twice"""
         hidden = self.attention_norm(drop_and_add(read, self.dropout, noise, hidden))  # [T, H]
         inner = activate(self.intermediate(hidden), self.activation)  # [T, 4 * H]
         return self.output_norm(  # [T, H]
@@ -122,11 +134,23 @@ class Bert(nn.Module):
             states.append(block(states[-1], layout, noise))  # [T, H]
         return [layout.restore(hidden) for hidden in states]
 
-    def pool(self, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
-        """Returns one vector for each sequence, made from the state of its first token. [S, H]"""
+    def firsts(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns the state of each sequence's first token in the last block; see `forward`. [S, H]
+
+        It is what `forward` gives there, but the last block computes nothing for other tokens.
+        """
+        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        for block in self.blocks[:-1]:
+            hidden = block(hidden, layout, noise)  # [T, H]
+        last = cast(Block, self.blocks[-1])
+        return last.of_firsts(hidden, layout, noise)  # [S, H]
+
+    def pool(self, firsts: Tensor) -> Tensor:
+        """Returns one vector for each sequence from the state of its first token. [S, H]"""
         assert self.pooler is not None, "this encoder was made without a pooler"
-        firsts = sequence_starts[:-1].to(device=hidden.device, dtype=torch.int64)  # [S]
-        return torch.tanh(self.pooler(hidden.index_select(0, firsts)))  # [S, H]
+        return torch.tanh(self.pooler(firsts))  # [S, H]
 
     def _embed(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
@@ -140,6 +164,12 @@ class Bert(nn.Module):
         noise = Noise.draw() if self.training else None
         parts = (layout.arrange(ids) for ids in (piece_ids, segment_ids, position_ids))
         return self.embeddings(*parts, noise), layout, noise
+
+
+def first_states(hidden: Tensor, sequence_starts: Tensor) -> Tensor:
+    """Returns the state of each sequence's first token. [T, H], int32 [S + 1] -> [S, H]"""
+    firsts = sequence_starts[:-1].to(device=hidden.device, dtype=torch.int64)  # [S]
+    return hidden.index_select(0, firsts)  # [S, H]
 
 
 def activate(states: Tensor, name: str) -> Tensor:

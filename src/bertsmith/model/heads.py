@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bertsmith.config import BertConfig
 from bertsmith.errors import DataError
-from bertsmith.model.bert import Bert, activate, initialize
+from bertsmith.model.bert import Bert, activate, first_states, initialize
 
 _BLOCK_LOGITS = 1 << 19  # logits that are worked on at a time: 2 MiB, to stay in the cache
 _FEWEST_PIECES = 256  # of a block: products of fewer columns are slow
@@ -87,7 +87,7 @@ class BertForPreTraining(nn.Module):
                 raise DataError(
                     "the model has a next-sentence head but the batch has no next_labels"
                 )
-            logits = self.next(self.encoder.pool(hidden, sequence_starts))  # [S, 2]
+            logits = self.next(self.encoder.pool(first_states(hidden, sequence_starts)))  # [S, 2]
             sums["nsp_loss"], sums["nsp_accuracy"] = class_loss(logits, next_labels)
         return sums
 
@@ -119,8 +119,10 @@ class BertForPreTraining(nn.Module):
     ) -> Tensor:
         """Returns the scores of 'true next sentence' and 'not'. [S, 2]"""
         assert self.next is not None, "this model was made without a next-sentence head"
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.next(self.encoder.pool(hidden, sequence_starts))  # [S, 2]
+        firsts = self.encoder.firsts(  # [S, H]
+            piece_ids, segment_ids, position_ids, sequence_starts
+        )
+        return self.next(self.encoder.pool(firsts))  # [S, 2]
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

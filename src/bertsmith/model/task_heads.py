@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bertsmith.config import BertConfig
-from bertsmith.model.bert import Bert, initialize
+from bertsmith.model.bert import Bert, first_states, initialize
 from bertsmith.model.dropout import Noise, drop
 from bertsmith.model.heads import class_loss
 
@@ -96,8 +96,10 @@ class BertForClassification(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
         """Returns a score for each class of each sequence. [S, C]"""
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, C]
+        firsts = self.encoder.firsts(  # [S, H]
+            piece_ids, segment_ids, position_ids, sequence_starts
+        )
+        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, C]
 
 
 class BertForRegression(nn.Module):
@@ -136,8 +138,10 @@ class BertForRegression(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
         """Returns the number predicted for each sequence. [S, 1]"""
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, 1]
+        firsts = self.encoder.firsts(  # [S, H]
+            piece_ids, segment_ids, position_ids, sequence_starts
+        )
+        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, 1]
 
 
 class BertForTagging(nn.Module):
@@ -188,7 +192,8 @@ class BertForTagging(nn.Module):
         sums = {"loss": loss, "accuracy": correct}
         if self.intents is not None:
             assert intent_labels is not None, "a model with intents is trained on them"
-            scores = self.intents(_pooled(self.encoder, hidden, sequence_starts))  # [S, I]
+            pooled = self.encoder.pool(first_states(hidden, sequence_starts))  # [S, H]
+            scores = self.intents(_dropped(self.encoder, pooled))  # [S, I]
             intent_loss, intent_correct = class_loss(scores, intent_labels)
             sums |= {"intent_loss": intent_loss, "intent_accuracy": intent_correct}
         return sums
@@ -213,7 +218,8 @@ class BertForTagging(nn.Module):
         scores = self.classifier(_dropped(self.encoder, hidden))  # [T, C]
         if self.intents is None:
             return scores
-        of_texts = self.intents(_pooled(self.encoder, hidden, sequence_starts))  # [S, I]
+        pooled = self.encoder.pool(first_states(hidden, sequence_starts))  # [S, H]
+        of_texts = self.intents(_dropped(self.encoder, pooled))  # [S, I]
         lengths = sequence_starts.to(hidden.device).diff()  # [S]
         return torch.cat([scores, of_texts.repeat_interleave(lengths, dim=0)], dim=1)  # [T, C + I]
 
@@ -316,18 +322,15 @@ class BertForChoice(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
         """Returns the score of each sequence. [S, 1]"""
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.classifier(_pooled(self.encoder, hidden, sequence_starts))  # [S, 1]
+        firsts = self.encoder.firsts(  # [S, H]
+            piece_ids, segment_ids, position_ids, sequence_starts
+        )
+        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, 1]
 
 
 TaskModel = (
     BertForClassification | BertForRegression | BertForTagging | BertForAnswering | BertForChoice
 )
-
-
-def _pooled(encoder: Bert, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
-    """Returns what a layer on whole sequences reads: pooled, and dropped in training. [S, H]"""
-    return _dropped(encoder, encoder.pool(hidden, sequence_starts))  # [S, H]
 
 
 def _dropped(encoder: Bert, states: Tensor) -> Tensor:

@@ -159,6 +159,7 @@ class Sitting:
         tokens = rows.num_tokens * self._epoch(run)
         return {
             "scores": standing.best_scores,
+            "chosen_by": self._data.task.chosen_by,
             "best_epoch": _short(standing.best_step / self._steps_per_epoch),
             "seconds": self._whole.seconds(),
             "tokens_per_second": tokens / standing.training_seconds,

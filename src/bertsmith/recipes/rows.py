@@ -109,7 +109,7 @@ def read_labelled(
             raise DataError(f"{dev}: holds no rows; expected labelled rows to choose an epoch by")
     task = kind.learn(examples, options)
     if fold is not None:
-        examples, dev_examples = split_fold(task, examples, fold, config.seed)
+        examples, dev_examples = split_fold(task, examples, fold, config.split_seed)
     return label_rows(task, source.facts, examples, dev_examples, tokenizer, config, say)
 
 
@@ -161,7 +161,7 @@ def label_rows(
     """
     if dev_examples is None:
         examples, dev_examples = split_off(
-            examples, config.dev_share, stratum=task.stratum, rng=Random(config.seed)
+            examples, config.dev_share, stratum=task.stratum, rng=Random(config.split_seed)
         )
         say(f"no dev file: {len(dev_examples):,} of these rows are split off to choose the epoch")
     say(task.said(examples))

@@ -199,10 +199,13 @@ class Classify:
         logits = torch.stack(list(outputs)).double().mean(0)  # [C]
         shares = (torch.sigmoid(logits) if self.options.multi_label else logits.softmax(0)).tolist()
         by_label = dict(zip(self.labels, shares, strict=True))
+        return Prediction(self.choose(by_label), by_label, features.was_cut)
+
+    def choose(self, probabilities: Mapping[str, float]) -> str | list[str]:
+        """Returns the likeliest label; where several are allowed, all likelier than not."""
         if self.options.multi_label:
-            chosen = [label for label, share in by_label.items() if share > 0.5]
-            return Prediction(chosen, by_label, features.was_cut)
-        return Prediction(self.labels[int(np.argmax(shares))], by_label, features.was_cut)
+            return [label for label, share in probabilities.items() if share > 0.5]
+        return max(self.labels, key=probabilities.__getitem__)
 
     def scorer(self) -> ClassScorer:
         """Returns a scorer of accuracy, F1 and so on, as in `metrics.py`."""
@@ -213,16 +216,14 @@ class Classify:
     ) -> int:
         """Writes CSV, or JSON lines by the file's name; see `outputs.write_predictions`."""
         rows = (
-            Answered(example.id, self.spelt(found), found.probabilities)
+            Answered(example.id, self.spelt(found.answer), found.probabilities)
             for example, found in answered
         )
         return write_predictions(path, rows, id_column)
 
-    def spelt(self, prediction: Prediction) -> str:
-        """Returns a prediction as the training file spells it."""
-        if self.options.multi_label:
-            return self.options.label_separator.join(prediction.answer)
-        return str(prediction.answer)
+    def spelt(self, answer: str | Sequence[str]) -> str:
+        """Returns a predicted label, or several, as the training file spells them."""
+        return answer if isinstance(answer, str) else self.options.label_separator.join(answer)
 
     def numbers(self, labels: Iterable[str]) -> tuple[int, ...]:
         """Returns the numbers of labels that the model knows."""
