@@ -34,7 +34,9 @@ Texts = Annotated[list[str], Help("raw text: files, folders, globs or URLs")]
 Out = Annotated[Path, Help("folder to write")]
 RunOut = Annotated[Path, Help("run folder to write")]
 Model = Annotated[Path, Help("model folder")]
-TaskName = Annotated[Literal["classify", "regress", "tag"], Help("what the model is to do")]
+TaskName = Annotated[
+    Literal["answer", "classify", "regress", "tag"], Help("what the model is to do")
+]
 
 
 def vocab(
@@ -118,7 +120,7 @@ def evaluate(
 def finetune(
     given: Given,
     task: TaskName,
-    train: Annotated[Path, Help("labelled file: a table, or tagged words")],
+    train: Annotated[Path, Help("labelled file: a table, SQuAD JSON or tagged words, also .gz")],
     *,
     model: Model,
     out: RunOut,
@@ -132,10 +134,10 @@ def finetune(
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
     """Fine-tunes an encoder on labelled rows and keeps the best epoch."""
-    from bertsmith.recipes.finetune import finetune, usual_learning_rate
+    from bertsmith.recipes.finetune import finetune, usual_learning_rate, usual_max_length
     from bertsmith.recipes.trials import Trial, finetune_several
 
-    run = given.stage(FinetuneConfig)
+    run = given.stage(FinetuneConfig, max_length=usual_max_length(task))
     optimizer = given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model))
     columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
     if seeds > 1 or search:
@@ -161,7 +163,7 @@ def finetune(
 def crossval(
     given: Given,
     task: TaskName,
-    train: Annotated[Path, Help("labelled file: a table, or tagged words")],
+    train: Annotated[Path, Help("labelled file: a table, SQuAD JSON or tagged words, also .gz")],
     *,
     model: Model,
     out: RunOut,
@@ -176,7 +178,7 @@ def crossval(
 ) -> Result:
     """Fine-tunes once for each fold: every row is predicted by a model that has not seen it."""
     from bertsmith.recipes.crossval import crossval
-    from bertsmith.recipes.finetune import usual_learning_rate
+    from bertsmith.recipes.finetune import usual_learning_rate, usual_max_length
     from bertsmith.recipes.trials import Trial
 
     trial = Trial(
@@ -184,7 +186,7 @@ def crossval(
         task,
         train,
         model,
-        given.stage(FinetuneConfig),
+        given.stage(FinetuneConfig, max_length=usual_max_length(task)),
         given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model)),
         given.stage(ColumnsConfig),
         given.stage(TaskConfig),

@@ -376,6 +376,13 @@ class TaskConfig(Settings):
     document_context: Annotated[
         bool, Help("read the sentence to be tagged amid as much of its document as fits")
     ] = False
+    # Source of the next four: google-research/bert, `run_squad.py`.
+    doc_stride: Annotated[
+        int, Ge(1), Help("answer: pieces from one window of a long context to the next")
+    ] = 128
+    max_query_length: Annotated[int, Ge(1), Help("answer: most pieces of a question")] = 64
+    max_answer_length: Annotated[int, Ge(1), Help("answer: most pieces of an answer")] = 30
+    n_best: Annotated[int, Ge(1), Help("answer: likeliest answers that are told")] = 20
 
 
 @dataclass(frozen=True, kw_only=True)

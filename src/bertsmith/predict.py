@@ -29,14 +29,15 @@ from bertsmith.data.outputs import (
     write_submission,
     write_vectors,
 )
+from bertsmith.data.questions import Question
 from bertsmith.data.tables import open_table
 from bertsmith.data.tagged import TaggedSentence
-from bertsmith.data.tagged_outputs import SUFFIXES as TAG_SUFFIXES
-from bertsmith.errors import CheckpointError, ConfigError, DataError
+from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.task_heads import TaskModel
+from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.forms import Prediction
 from bertsmith.tasks.labelled import Example, read_examples
@@ -219,11 +220,10 @@ class Model:
             DataError: it was trained on pairs and gets a single text, or the other way round.
         """
         task = self._task()
+        if isinstance(task, Answer):
+            raise ConfigError(f"{self._where}: answers questions; call answer(question, context)")
         if isinstance(task, Tag):
-            raise CheckpointError(
-                f"{self._where}: was trained to tag words; expected a model of texts: use "
-                f"`tag` with lists of words"
-            )
+            raise ConfigError(f"{self._where}: tags words; call tag(sentences)")
         examples = (self._example(number, text) for number, text in enumerate(texts, start=1))
         return [found for _, found in self._answers(task, examples)]
 
@@ -234,17 +234,36 @@ class Model:
         intents, the intent.
 
         Raises:
-            CheckpointError: the model was not trained to tag.
+            ConfigError: the model was trained for something else.
             DataError: a sentence is a text and not a list of words.
         """
         task = self._task()
         if not isinstance(task, Tag):
-            raise CheckpointError(
-                f"{self._where}: was trained to {task.name}; expected a model that "
+            raise ConfigError(
+                f"{self._where}: its task is {task.name}; expected a model that "
                 f"`bertsmith finetune tag` wrote"
             )
         examples = (_tagged(number, words) for number, words in enumerate(sentences, start=1))
         return [found for _, found in self._answers(task, examples)]
+
+    def answer(self, question: str, context: str) -> dict[str, Any]:
+        """Returns the words of the context that answer the question.
+
+        `text` is empty where the model finds no answer; `probability` is its own among `n_best`,
+        the likeliest answers; `start` and `end` are its characters in the context.
+
+        Raises:
+            ConfigError: the model was trained for something else.
+        """
+        task = self._task()
+        if not isinstance(task, Answer):
+            raise ConfigError(
+                f"{self._where}: its task is {task.name}; expected a model that "
+                f"`bertsmith finetune answer` wrote"
+            )
+        asked = Question("the question", "question", question, context)
+        [(_, found)] = self._answers(task, [asked])
+        return {"text": found.answer, **found.more}
 
     def predict_file(
         self,
@@ -257,15 +276,16 @@ class Model:
         """Writes a prediction for every row of a file; returns `rows` and `seconds`.
 
         `out` is CSV or JSON lines by its name: the id, where the file has ids, the prediction, and
-        the probability of each label. With `like`, a sample submission, it has that file's columns
-        and order, and its ids are checked.
+        the probability of each label; answers to questions may be `.json`, in the form of SQuAD,
+        and tagged words are columns, `.conll` or `.txt`, or JSON lines. With `like`, a sample submission, it has that file's columns and order, and its ids are
+        checked.
 
         Raises:
             DataError: the file has no texts as in training, or not the ids of the sample.
         """
         started = time.monotonic()
         task = self._task()
-        suffixes = TAG_SUFFIXES if isinstance(task, Tag) else (".csv", ".jsonl")
+        suffixes = task.suffixes if isinstance(task, Answer | Tag) else (".csv", ".jsonl")
         check_suffix(out, *((".csv",) if like else suffixes))
         columns = columns or ColumnsConfig()
         source = task.read(data, columns, self.facts, labelled=False)

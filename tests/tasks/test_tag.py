@@ -206,7 +206,14 @@ def test_what_does_not_occur_in_training_is_missed_and_not_refused() -> None:
     scorer.add(row, task.decode(row, features, choices))
     scores = scorer.scores()
     assert (scores["accuracy"], scores["intent_accuracy"], scores["f1"]) == (0.5, 0.0, 0.0)
+    assert (scores["words_of_unseen_tags"], scores["unseen_intents"]) == (1, 1)
     assert scorer.by_type()["Y"]["wanted"] == 1
+    plain = Tag.learn(sentences("DT NN"), PLAIN)
+    (row,) = sentences("DT VB")
+    features = plain.features(row, TOKENIZER, 16)
+    scorer = plain.scorer()
+    scorer.add(row, plain.decode(row, features, outputs_of(plain, features.sequences, [0])))
+    assert scorer.scores() == {"accuracy": 0.5, "words_of_unseen_tags": 1}
 
 
 @pytest.mark.parametrize(

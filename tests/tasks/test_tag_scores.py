@@ -117,7 +117,7 @@ def row(tags: str, intent: str | None = None) -> TaggedSentence:
 
 
 def test_a_sentence_is_right_where_intent_and_all_tags_are() -> None:
-    scorer = TagScorer("iob2", has_intents=True)
+    scorer = TagScorer("iob2", ["O", "B-X", "I-X"], ["go", "stop"])
     scorer.add(row("B-X I-X O", "go"), answered("B-X I-X O", "go"))
     scorer.add(row("B-X I-X O", "go"), answered("B-X O O", "go"))
     scorer.add(row("B-X O", "stop"), answered("B-X O", "go", bare=1))
@@ -127,12 +127,13 @@ def test_a_sentence_is_right_where_intent_and_all_tags_are() -> None:
     assert scores["sentence_accuracy"] == 1 / 4
     assert scores["accuracy"] == 9 / 10
     assert scores["words_without_pieces"] == 3
+    assert scores["unseen_intents"] == 1 and "words_of_unseen_tags" not in scores
     with pytest.raises(DataError, match=r"dev\.txt:3: has no intent"):
         scorer.add(row("O"), answered("O", "go"))
 
 
 def test_tags_of_another_scheme_are_compared_by_their_entities() -> None:
-    scorer = TagScorer("iob2", has_intents=False)
+    scorer = TagScorer("iob2", ["O", "S-X", "S-Y"])
     scorer.add(
         row("I-X I-X O S-Y"), Prediction(("B-X", "I-X", "O", "B-Y"), more=answered("", "").more)
     )

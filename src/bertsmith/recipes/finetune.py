@@ -168,6 +168,14 @@ def usual_learning_rate(model: Path) -> float:
     return 5e-5 if width <= 768 else 3e-5
 
 
+def usual_max_length(task: str) -> int:
+    """Returns how many pieces a task's rows are cut to unless told: paragraphs are long.
+
+    Source: google-research/bert, the README on SQuAD.
+    """
+    return 384 if task == "answer" else 128
+
+
 def new_model(
     data: LabelledData,
     loaded: Loaded,

@@ -17,7 +17,7 @@ from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.data.tagged_forms import columns_of, open_tagged
-from bertsmith.data.tagged_outputs import TaggedAnswer, write_tagged
+from bertsmith.data.tagged_outputs import SUFFIXES, TaggedAnswer, write_tagged
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.model.task_heads import BertForTagging, TaskModel
 from bertsmith.tasks.forms import Prediction, Source
@@ -65,6 +65,7 @@ class Tag:
     """
 
     name: ClassVar[str] = "tag"
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     labels: tuple[str, ...]
     scheme: Scheme | None = None
@@ -290,7 +291,7 @@ class Tag:
 
     def scorer(self) -> TagScorer:
         """Returns a scorer of entities, tags and intents."""
-        return TagScorer(self.scheme, has_intents=bool(self.intents))
+        return TagScorer(self.scheme, self.labels, self.intents)
 
     def write(
         self,

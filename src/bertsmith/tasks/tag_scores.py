@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.tasks.forms import Prediction
-from bertsmith.tasks.schemes import Scheme, spans_of
+from bertsmith.tasks.schemes import OUTSIDE, Scheme, spans_of, split_tag
 from bertsmith.tasks.tag_rows import intent_in, spelt
 
 
@@ -65,13 +65,22 @@ class EntityScorer:
 class TagScorer:
     """Scores of predicted tags and intents; it keeps counts alone."""
 
-    def __init__(self, scheme: Scheme | None, *, has_intents: bool) -> None:
-        """Makes a scorer without sentences; their tags are compared in `scheme`."""
+    def __init__(
+        self, scheme: Scheme | None, labels: Sequence[str], intents: Sequence[str] = ()
+    ) -> None:
+        """Makes a scorer without sentences.
+
+        Args:
+            scheme: in which tags are compared; None where they name no entities.
+            labels: tags that the model knows, in any scheme.
+            intents: that it knows; none where it tells none.
+        """
         self._scheme = scheme
-        self._has_intents = has_intents
+        self._known = {_kind(label, scheme) for label in labels}
+        self._intents = frozenset(intents)
         self._entities = EntityScorer(has_entities=scheme is not None)
         self._sentences = self._right_intents = self._right_sentences = 0
-        self._without_pieces = 0
+        self._rare: Counter[str] = Counter()
 
     def add(self, example: TaggedSentence, prediction: Prediction) -> None:
         """Takes in the prediction of a tagged sentence.
@@ -81,31 +90,40 @@ class TagScorer:
         """
         wanted = spelt(example, self._scheme)
         self._entities.add(wanted, prediction.answer)
-        self._without_pieces += prediction.more["words_without_pieces"]
-        if self._has_intents:
-            is_right = prediction.more["intent"] == intent_in(example)
+        self._rare["words_without_pieces"] += prediction.more["words_without_pieces"]
+        self._rare["words_of_unseen_tags"] += sum(
+            tag != OUTSIDE and _kind(tag, self._scheme) not in self._known for tag in wanted
+        )
+        if self._intents:
+            intent = intent_in(example)
+            is_right = prediction.more["intent"] == intent
             self._sentences += 1
             self._right_intents += is_right
             self._right_sentences += is_right and list(wanted) == list(prediction.answer)
+            self._rare["unseen_intents"] += intent not in self._intents
 
     def scores(self) -> dict[str, float]:
         """Returns `precision`, `recall`, `f1` of entities and the tags' `accuracy`.
 
         With intents also `intent_accuracy`, and `sentence_accuracy`: that of intent and all tags
-        together. `words_without_pieces` are counted where there are any.
+        together. Where there are any, `words_without_pieces` are counted, and what did not occur
+        in training and so was missed: `words_of_unseen_tags`, `unseen_intents`.
         """
         scores = self._entities.scores()
-        if self._has_intents:
+        if self._intents:
             rows = max(1, self._sentences)
             scores["intent_accuracy"] = self._right_intents / rows
             scores["sentence_accuracy"] = self._right_sentences / rows
-        if self._without_pieces:
-            scores["words_without_pieces"] = self._without_pieces
-        return scores
+        return scores | {name: count for name, count in self._rare.items() if count}
 
     def by_type(self) -> dict[str, dict[str, float]]:
         """Returns the scores of each type of entity; see `EntityScorer.by_type`."""
         return self._entities.by_type()
+
+
+def _kind(tag: str, scheme: Scheme | None) -> str:
+    """Returns what a model must have seen to give a tag: its type, or else the tag."""
+    return split_tag(tag)[1] if scheme else tag
 
 
 def _shares(right: int, found: int, wanted: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
 from bertsmith.errors import CheckpointError, ConfigError, nearest
 from bertsmith.model.task_heads import TaskModel
+from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.forms import Features, Prediction, Scorer, Source
 from bertsmith.tasks.regress import Regress
@@ -112,7 +113,12 @@ class Task(Protocol):
         """Writes the predictions of a file's rows, whole or not at all; returns their number."""
 
 
-TASKS: dict[str, type[Task]] = {"classify": Classify, "regress": Regress, "tag": Tag}
+TASKS: dict[str, type[Task]] = {
+    "answer": Answer,
+    "classify": Classify,
+    "regress": Regress,
+    "tag": Tag,
+}
 
 
 def find_task(name: str) -> type[Task]:

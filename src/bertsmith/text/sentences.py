@@ -70,7 +70,7 @@ def split_sentences(text: str, language: Language = "auto") -> list[str]:
     `auto` takes Chinese rules where a fifth of the text's first characters are Chinese or
     Japanese. A blank line always ends a sentence, a single line break never does.
     """
-    chinese = language == "zh" or (language == "auto" and _is_chinese(text))
+    chinese = language == "zh" or (language == "auto" and is_chinese(text))
     sentences = []
     start = 0
     for found in (_CHINESE if chinese else _ENGLISH).finditer(text):
@@ -89,7 +89,8 @@ def split_sentences(text: str, language: Language = "auto") -> list[str]:
     return [*sentences, rest] if rest else sentences
 
 
-def _is_chinese(text: str) -> bool:
+def is_chinese(text: str) -> bool:
+    """Returns whether a fifth of the text's first characters are Chinese or Japanese."""
     if text.isascii():
         return False
     looked_at = text[:_LOOKED_AT].strip()
