@@ -277,8 +277,8 @@ class Model:
 
         `out` is CSV or JSON lines by its name: the id, where the file has ids, the prediction, and
         the probability of each label; answers to questions may be `.json`, in the form of SQuAD,
-        and tagged words are columns, `.conll` or `.txt`, or JSON lines. With `like`, a sample submission, it has that file's columns and order, and its ids are
-        checked.
+        and tagged words are columns, `.conll` or `.txt`, or JSON lines. With `like`, a sample
+        submission, it has that file's columns and order, and its ids are checked.
 
         Raises:
             DataError: the file has no texts as in training, or not the ids of the sample.
