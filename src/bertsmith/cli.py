@@ -35,7 +35,7 @@ Out = Annotated[Path, Help("folder to write")]
 RunOut = Annotated[Path, Help("run folder to write")]
 Model = Annotated[Path, Help("model folder")]
 TaskName = Annotated[
-    Literal["answer", "classify", "regress", "tag"], Help("what the model is to do")
+    Literal["answer", "choose", "classify", "regress", "tag"], Help("what the model is to do")
 ]
 
 
@@ -120,7 +120,7 @@ def evaluate(
 def finetune(
     given: Given,
     task: TaskName,
-    train: Annotated[Path, Help("labelled file: a table, SQuAD JSON or tagged words, also .gz")],
+    train: Annotated[Path, Help("labelled file of the task's form, also .gz; or a folder of one")],
     *,
     model: Model,
     out: RunOut,
@@ -208,7 +208,7 @@ def predict(
     model: Model,
     data: Annotated[Path, Help("file with the columns that the model was trained on")],
     *,
-    out: Annotated[Path, Help("file to write: .csv or .jsonl, of tags .conll or .jsonl")],
+    out: Annotated[Path, Help("file to write: .csv or .jsonl; with --glue .tsv; of tags .conll")],
     like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
 ) -> Result:
     """Writes a fine-tuned model's predictions for every row of a file."""

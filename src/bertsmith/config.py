@@ -398,6 +398,29 @@ class ColumnsConfig(Settings):
     ] = None
     no_header: Annotated[bool, Help("the first row is data; columns are named 0, 1, 2..")] = False
     file_encoding: Annotated[str, Help("encoding of the labelled files")] = "utf-8"
+    glue: Annotated[
+        str | None, Help("a GLUE task by name, as in CoLA; its folder is given in place of a file")
+    ] = None
+    stem_column: Annotated[str | None, Help("column of what endings are chosen for")] = None
+    second_column: Annotated[
+        str | None, Help("column of words that stand before each of the endings")
+    ] = None
+    ending_columns: Annotated[
+        str | None, Help("columns of the endings, as in a,b,c,d; or the one that holds them all")
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.glue is None:
+            return
+        for name in setting_names(type(self)):
+            if name not in ("glue", "id_column") and getattr(self, name) != getattr(
+                type(self), name
+            ):
+                raise ConfigError(
+                    f"glue is {self.glue!r} and {name} is {getattr(self, name)!r}; "
+                    f"expected one of them: the columns of GLUE's files are known"
+                )
 
 
 # ---------------------------------------------------------------------------------- files

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from bertsmith.config import ColumnsConfig
 from bertsmith.data.batches import PackedBatch, pack_texts
+from bertsmith.data.choices import choice_of
 from bertsmith.data.columns import Columns, choose_columns
 from bertsmith.data.framing import Framed, group_by_length
+from bertsmith.data.glue import GlueTask, find_glue, glue_files, write_leaderboard
 from bertsmith.data.outputs import (
     Answered,
     check_suffix,
@@ -39,7 +41,9 @@ from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.answers import answer
+from bertsmith.tasks.choose import Choose
 from bertsmith.tasks.forms import Prediction
+from bertsmith.tasks.glue import check_labels
 from bertsmith.tasks.labelled import Example, read_examples
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
 from bertsmith.tasks.tag import Tag
@@ -157,6 +161,8 @@ class Model:
         check_suffix(out, ".npy")
         started = time.monotonic()
         columns = columns or ColumnsConfig()
+        if columns.glue:
+            raise ConfigError("glue is for tasks; to embed texts, give a file and --text-column")
         table = open_table(data, columns)
         chosen = choose_columns(table, columns, label_names=None, known=self._trained_on())
         examples = read_examples(table, replace(chosen, pair=None))
@@ -224,6 +230,8 @@ class Model:
             raise ConfigError(f"{self._where}: answers questions; call answer(question, context)")
         if isinstance(task, Tag):
             raise ConfigError(f"{self._where}: tags words; call tag(sentences)")
+        if isinstance(task, Choose):
+            raise ConfigError(f"{self._where}: chooses among endings; call choose with these")
         examples = (self._example(number, text) for number, text in enumerate(texts, start=1))
         return [found for _, found in self._answers(task, examples)]
 
@@ -265,6 +273,28 @@ class Model:
         [(_, found)] = self._answers(task, [asked])
         return {"text": found.answer, **found.more}
 
+    def choose(self, rows: Iterable[tuple[str, Sequence[str]]]) -> list[Prediction]:
+        """Returns for each stem with its endings the likeliest of them.
+
+        `more` holds its number, from 0, as `index`, and its text as `ending`.
+
+        Raises:
+            ConfigError: the model was trained for something else.
+            DataError: there are fewer than two endings.
+        """
+        task = self._task()
+        if not isinstance(task, Choose):
+            raise ConfigError(
+                f"{self._where}: its task is {task.name}; expected a model that "
+                f"`bertsmith finetune choose` wrote"
+            )
+        spelling = self.facts.get("choice_columns", {}).get("spelling", "number")
+        examples = (
+            choice_of(stem, endings, spelling, f"row {number}")
+            for number, (stem, endings) in enumerate(rows, start=1)
+        )
+        return [found for _, found in self._answers(task, examples)]
+
     def predict_file(
         self,
         data: Path,
@@ -276,18 +306,23 @@ class Model:
         """Writes a prediction for every row of a file; returns `rows` and `seconds`.
 
         `out` is CSV or JSON lines by its name: the id, where the file has ids, the prediction, and
-        the probability of each label; answers to questions may be `.json`, in the form of SQuAD,
-        and tagged words are columns, `.conll` or `.txt`, or JSON lines. With `like`, a sample
-        submission, it has that file's columns and order, and its ids are checked.
+        the probability of each label; what else a task may be written as, `Task.suffixes` tells.
+        With `like`, a sample submission, it has that file's columns and order, and its ids are
+        checked. With `columns.glue`, `data` is the folder of a GLUE task, whose test file is
+        answered, and `out` is TSV as the leaderboard takes it.
 
         Raises:
             DataError: the file has no texts as in training, or not the ids of the sample.
         """
         started = time.monotonic()
         task = self._task()
-        suffixes = task.suffixes if isinstance(task, Answer | Tag) else (".csv", ".jsonl")
-        check_suffix(out, *((".csv",) if like else suffixes))
         columns = columns or ColumnsConfig()
+        glue = find_glue(columns.glue, task.name) if columns.glue else None
+        if glue:
+            check_suffix(out, ".tsv")
+            data = self._glue_test(data, glue, like)
+        else:
+            check_suffix(out, *((".csv",) if like else task.suffixes))
         source = task.read(data, columns, self.facts, labelled=False)
         layout = None
         if like:
@@ -304,12 +339,13 @@ class Model:
                 num_bare += found.more.get("words_without_pieces", 0)
                 yield example, found
 
+        plain = (
+            Answered(example.id, found.answer, found.probabilities) for example, found in answered()
+        )
         if layout:
-            plain = (
-                Answered(example.id, found.answer, found.probabilities)
-                for example, found in answered()
-            )
             rows = write_submission(out, plain, layout)
+        elif glue:
+            rows = write_leaderboard(out, plain)
         else:
             rows = task.write(out, answered(), source.columns.id if source.columns else None)
         return {
@@ -321,6 +357,20 @@ class Model:
             "out": str(out),
             **({"words_without_pieces": num_bare} if isinstance(task, Tag) else {}),
         }
+
+    def _glue_test(self, place: Path, glue: GlueTask, like: Path | None) -> Path:
+        """Returns the test file of a GLUE task, whose labels this model must have."""
+        if like:
+            raise ConfigError(f"like is {str(like)!r}, but GLUE has a layout of its own: drop it")
+        if glue.labels:
+            check_labels(self.facts.get("labels", []), glue, self._where)
+        files = glue_files(place, glue, "test")
+        if len(files) > 1:
+            raise ConfigError(
+                f"glue is {glue.name!r}, which has {len(files)} test files; expected one of them: "
+                f"give --glue {glue.name}-m, then --glue {glue.name}-mm"
+            )
+        return files[0]
 
     def _task(self) -> Task:
         return task_of(self.facts, self._where)

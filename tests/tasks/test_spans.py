@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{x}" for
 TOKENIZER = Tokenizer(Vocabulary(PIECES), CasingConfig())
 
 
-def features(context: str, max_length: int = 16, **options: int) -> AnswerFeatures:
+def features(context: str, max_length: int = 16, **options: Any) -> AnswerFeatures:
     return question_features("q r", context, TOKENIZER, max_length, TaskConfig(**options))
 
 

@@ -57,7 +57,7 @@ def test_the_best_of_several_right_answers_counts(
     prediction: str, answers: list[str], exact: float, f1: float, may_lack: bool
 ) -> None:
     found = score_answer(prediction, answers, "english", may_lack=may_lack)
-    assert found == (exact, pytest.approx(f1))
+    assert found == pytest.approx((exact, f1))
 
 
 @pytest.mark.parametrize("may_lack", [False, True])
@@ -112,7 +112,7 @@ def test_words_are_compared_as_the_rules_of_1_1_say(prediction: str, answers: li
 def test_chinese_is_scored_by_characters(
     prediction: str, answers: list[str], exact: float, f1: float
 ) -> None:
-    assert score_chinese(prediction, answers) == (exact, pytest.approx(f1))
+    assert score_chinese(prediction, answers) == pytest.approx((exact, f1))
     context = "光荣和ω-force开发的战国无双系列的正统第三续作。"
     assert score_answer(prediction, answers, context, may_lack=False)[1] == pytest.approx(f1)
 

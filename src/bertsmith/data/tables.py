@@ -31,6 +31,7 @@ SUFFIXES: dict[str, Format] = {
     ".tab": "tsv",
     ".txt": "tsv",
     ".jsonl": "jsonl",
+    ".json": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
@@ -102,6 +103,9 @@ class Table:
     columns: tuple[str, ...]
     has_header: bool
     encoding: str
+    left_out: frozenset[int] = (
+        frozenset()
+    )  # lines of CSV or TSV on which rows begin that are not read
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Yields the rows in file order; of a parquet file only `columns` are read, if given.
@@ -122,6 +126,8 @@ class Table:
         if self.has_header:
             next(records, None)
         for number, cells in records:
+            if number in self.left_out:
+                continue
             if not cells:
                 blank = blank or number
                 continue
@@ -178,6 +184,29 @@ def open_table(path: Path, config: ColumnsConfig) -> Table:
         )
     has_header = kind in ("csv", "tsv") and not config.no_header
     return Table(path, kind, tuple(columns), has_header, encoding)
+
+
+def torn_rows(table: Table) -> tuple[int, list[int]]:
+    """Returns how many rows of a CSV or TSV file are whole, and the lines of all others.
+
+    A row is torn where it has more or fewer columns than the table; blank lines at the end of the
+    file are none.
+    """
+    whole = 0
+    torn: list[int] = []
+    end = 0  # of `torn`, without the blank lines that have come last
+    records = _records(table.path, table.format, table.encoding)
+    if table.has_header:
+        next(records, None)
+    for number, cells in records:
+        if len(cells) == len(table.columns):
+            whole += 1
+            end = len(torn)
+            continue
+        torn.append(number)
+        if cells:
+            end = len(torn)
+    return whole, torn[:end]
 
 
 def _format_of(path: Path, config: ColumnsConfig, encoding: str) -> Format:

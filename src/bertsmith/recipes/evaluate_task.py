@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from bertsmith.config import ColumnsConfig
+from bertsmith.data.glue import find_glue, glue_files
 from bertsmith.errors import DataError
-from bertsmith.folder import load_model
+from bertsmith.folder import Loaded, load_model
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.tag_scores import TagScorer
-from bertsmith.tasks.task import task_of
+from bertsmith.tasks.task import Task, task_of
 
 
 def evaluate_task(model: Path, data: Path, columns: ColumnsConfig | None = None) -> dict[str, Any]:
@@ -21,16 +22,34 @@ def evaluate_task(model: Path, data: Path, columns: ColumnsConfig | None = None)
     Of a tagger, `types` are those of each type of entity.
 
     The columns are those that flags name, or that the model was trained on, or guessed. Rows are
-    read, answered and scored a window at a time: memory does not grow with their number.
+    read, answered and scored a window at a time: memory does not grow with their number. With
+    `columns.glue`, `data` is the folder of a GLUE task, or one of its files, and the official
+    metrics come first; those of MNLI's second dev file end in `_mm`.
 
     Raises:
         DataError: there are no rows, or a label that the model does not know; its row is named.
         CheckpointError: the model has no task.
     """
-    started = time.monotonic()
+    columns = columns or ColumnsConfig()
     loaded = load_model(model)
     task = task_of(loaded.facts, str(model))
-    source = task.read(data, columns or ColumnsConfig(), loaded.facts, labelled=True)
+    if not columns.glue:
+        return _evaluate_file(loaded, task, data, columns)
+    glue = find_glue(columns.glue, task.name)
+    found: dict[str, Any] = {}
+    for number, path in enumerate(glue_files(data, glue, "dev")):
+        result = _evaluate_file(loaded, task, path, columns)
+        result = {name: result[name] for name in glue.metrics} | result
+        ending = "_mm" if number else ""
+        found |= {name + ending: value for name, value in result.items()}
+    return found
+
+
+def _evaluate_file(
+    loaded: Loaded, task: Task, data: Path, columns: ColumnsConfig
+) -> dict[str, Any]:
+    started = time.monotonic()
+    source = task.read(data, columns, loaded.facts, labelled=True)
     max_length = int(loaded.facts.get("max_length", loaded.config.max_position_embeddings))
     scorer = task.scorer()
     rows = 0

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, TaskConfig
+from bertsmith.data.glue import find_glue, glue_files
 from bertsmith.errors import DataError
 from bertsmith.tasks.forms import Features
+from bertsmith.tasks.glue import as_official
 from bertsmith.tasks.labelled import split_off
 from bertsmith.tasks.task import Task
 from bertsmith.text.wordpiece import Tokenizer
@@ -91,12 +93,18 @@ def read_labelled(
 ) -> LabelledData:
     """Returns the rows of a training file and of a dev file, or of a share split off for that.
 
-    The labels are those of the training rows. What was guessed and found is told through `say`.
+    The labels are those of the training rows. With `columns.glue`, `train` is the folder of a GLUE
+    task, whose own dev file is read and whose official metric tells the best epoch. What was
+    guessed and found is told through `say`.
 
     Raises:
         DataError: a file or a label is not as the task needs it; file and line are named.
         MissingInputError: a file or a column is not there.
     """
+    glue = find_glue(columns.glue, kind.name) if columns.glue else None
+    if glue and fold is None and dev is None:
+        folder = train if train.is_dir() else train.parent
+        dev = glue_files(folder, glue, "dev")[0]
     source = kind.read(train, columns, None, labelled=True)
     examples = list(source.examples)
     say(f"{train}: {len(examples):,} rows; {source.said}")
@@ -108,6 +116,8 @@ def read_labelled(
         if not dev_examples:
             raise DataError(f"{dev}: holds no rows; expected labelled rows to choose an epoch by")
     task = kind.learn(examples, options)
+    if glue:
+        task = as_official(task, glue)
     if fold is not None:
         examples, dev_examples = split_fold(task, examples, fold, config.split_seed)
     return label_rows(task, source.facts, examples, dev_examples, tokenizer, config, say)

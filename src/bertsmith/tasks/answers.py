@@ -33,7 +33,7 @@ def answer(
 
 def results_of(
     model: TaskModel, examples: Sequence[Any], features: Sequence[Features]
-) -> Iterator[tuple[Any, Features, list[Tensor]]]:
+) -> Iterator[tuple[Any, Any, list[Tensor]]]:
     """Yields each row with the model's outputs for its sequences, as `Task.decode` takes them."""
     outputs = iter(logits_of(model, [part for row in features for part in row.sequences]))
     for example, row in zip(examples, features, strict=True):

@@ -22,6 +22,7 @@ from bertsmith.data.outputs import Answered, write_predictions
 from bertsmith.errors import CheckpointError, DataError, nearest
 from bertsmith.model.task_heads import BertForClassification, TaskModel
 from bertsmith.tasks.forms import Features, Prediction, Source
+from bertsmith.tasks.glue import read_glue
 from bertsmith.tasks.labelled import Example, label_of, read_texts
 from bertsmith.tasks.metrics import classification_scores, multi_label_scores
 from bertsmith.tasks.pieces import text_features
@@ -43,6 +44,7 @@ class Classify:
     """
 
     name: ClassVar[str] = "classify"
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".jsonl")
 
     labels: tuple[str, ...]
     options: TaskConfig = field(default_factory=TaskConfig)
@@ -58,7 +60,9 @@ class Classify:
         *,
         labelled: bool,
     ) -> Source:
-        """Opens a table of texts or pairs; see `labelled.read_texts`."""
+        """Opens a table of texts or pairs, or a file of GLUE; see `labelled.read_texts`."""
+        if columns.glue:
+            return read_glue(path, columns, cls.name, labelled=labelled)
         return read_texts(path, columns, remembered, CLASS_NAMES if labelled else None)
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from bertsmith.config import ColumnsConfig
 from bertsmith.data.columns import Columns, choose_columns
 from bertsmith.data.tables import Table, open_table
-from bertsmith.errors import DataError
+from bertsmith.errors import ConfigError, DataError
 from bertsmith.tasks.forms import Source
 
 Row = TypeVar("Row")
@@ -44,9 +44,13 @@ def read_texts(
         label_names: likely names of the label's column; None where no label is read.
 
     Raises:
+        ConfigError: a flag is given that is for choices.
         MissingInputError: the file, or a column that a flag names, is not there.
         DataError: the columns cannot be guessed, or hold pairs where training had single texts.
     """
+    for flag in ("stem_column", "second_column", "ending_columns"):
+        if getattr(config, flag):
+            raise ConfigError(f"{flag} is for the task choose; texts have --text-column")
     found = (remembered or {}).get("columns")
     known = Columns(**found) if found else None
     table = open_table(path, config)

@@ -21,6 +21,7 @@ from bertsmith.data.outputs import Answered, write_predictions
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.model.task_heads import BertForRegression, TaskModel
 from bertsmith.tasks.forms import Features, Prediction, Source
+from bertsmith.tasks.glue import read_glue
 from bertsmith.tasks.labelled import Example, label_of, read_texts
 from bertsmith.tasks.metrics import regression_scores
 from bertsmith.tasks.pieces import text_features
@@ -36,6 +37,7 @@ class Regress:
     """
 
     name: ClassVar[str] = "regress"
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".jsonl")
 
     mean: float = 0.0
     deviation: float = 1.0
@@ -51,7 +53,9 @@ class Regress:
         *,
         labelled: bool,
     ) -> Source:
-        """Opens a table of texts or pairs; see `labelled.read_texts`."""
+        """Opens a table of texts or pairs, or a file of GLUE; see `labelled.read_texts`."""
+        if columns.glue:
+            return read_glue(path, columns, cls.name, labelled=labelled)
         return read_texts(path, columns, remembered, NUMBER_NAMES if labelled else None)
 
     @classmethod

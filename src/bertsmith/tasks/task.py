@@ -18,6 +18,7 @@ from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
 from bertsmith.errors import CheckpointError, ConfigError, nearest
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answer import Answer
+from bertsmith.tasks.choose import Choose
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.forms import Features, Prediction, Scorer, Source
 from bertsmith.tasks.regress import Regress
@@ -32,6 +33,7 @@ class Task(Protocol):
     """
 
     name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]  # of the files that `write` can make
 
     @property
     def chosen_by(self) -> str:
@@ -115,6 +117,7 @@ class Task(Protocol):
 
 TASKS: dict[str, type[Task]] = {
     "answer": Answer,
+    "choose": Choose,
     "classify": Classify,
     "regress": Regress,
     "tag": Tag,
