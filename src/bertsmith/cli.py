@@ -163,7 +163,7 @@ def finetune(
 def crossval(
     given: Given,
     task: TaskName,
-    train: Annotated[Path, Help("labelled file: CSV, TSV, JSONL, parquet or SQuAD JSON, also .gz")],
+    train: Annotated[Path, Help("labelled file: a table, SQuAD JSON or tagged words, also .gz")],
     *,
     model: Model,
     out: RunOut,
@@ -208,7 +208,7 @@ def predict(
     model: Model,
     data: Annotated[Path, Help("file with the columns that the model was trained on")],
     *,
-    out: Annotated[Path, Help("file to write: .csv or .jsonl; with --glue .tsv")],
+    out: Annotated[Path, Help("file to write: .csv or .jsonl; with --glue .tsv; of tags .conll")],
     like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
 ) -> Result:
     """Writes a fine-tuned model's predictions for every row of a file."""

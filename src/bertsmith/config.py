@@ -373,6 +373,13 @@ class TaskConfig(Settings):
     label_smoothing: Annotated[
         float, Ge(0), Lt(1), Help("share of a label that is spread over all labels")
     ] = 0.0
+    tag_scheme: Annotated[
+        Literal["iob1", "iob2", "bioes", "bmes", "bilou", "plain"] | None,
+        Help("how tags are learnt and written; by default learns iob2, writes the file's own"),
+    ] = None
+    document_context: Annotated[
+        bool, Help("read the sentence to be tagged amid as much of its document as fits")
+    ] = False
     # Source of the next four: google-research/bert, `run_squad.py`.
     doc_stride: Annotated[
         int, Ge(1), Help("answer: pieces from one window of a long context to the next")
