@@ -49,27 +49,27 @@ def check_labelled(
     Args:
         data: the rows.
         settings: of the run; of these `max_length`, `multi_label` and so on are looked at.
-        files: `train` and `dev`, where rows come from files.
+        files: of these `dev`, where the dev rows come from a file of their own.
         unk_id: of the piece that stands for words that the vocabulary does not know.
     """
     name = data.task.name
-    train_file = files.get("train") or "the training rows"
-    dev_file = files.get("dev")
     separator = settings.get("label_separator") if settings.get("multi_label") else None
 
-    def see(file: str, rows: Rows) -> Seen:
-        seen = Seen(file, separator, counts_labels=name == "classify")
+    def see(rows: Rows) -> Seen:
+        file = rows.examples[0].where.rpartition(":")[0] if rows.examples else ""
+        seen = Seen(file or "the rows", separator, counts_labels=name == "classify")
         for example in rows.examples:
             seen.add(example.where, EYES[name].view(example))
         return seen
 
-    train, dev = see(train_file, data.train), see(dev_file or train_file, data.dev)
-    found = find(train, dev, dev_is_a_file=dev_file is not None)
+    train, dev = see(data.train), see(data.dev)
+    dev_is_a_file = files.get("dev") is not None or train.name != dev.name
+    found = find(train, dev, dev_is_a_file=dev_is_a_file)
     lengths = Lengths(int(settings["max_length"]))
     for row in data.train.features:
         lengths.add(row, unk_id)
     in_windows = name in NEVER_CUT or settings.get("long_texts") == "windows"
-    return by_severity([*found, *find_in_lengths(lengths, train_file, in_windows=in_windows)])
+    return by_severity([*found, *find_in_lengths(lengths, train.name, in_windows=in_windows)])
 
 
 def check_before_training(
@@ -121,7 +121,11 @@ def find_in_lengths(lengths: Lengths, name: str, *, in_windows: bool) -> list[Fi
     elif not lengths.cut:
         found.append(Finding("note", f"{what}; none is longer than {lengths.limit}", name, ""))
     else:
-        enough = f" (--max-length {-8 * (-high // 8)} keeps 95% whole)" if lengths.are_whole else ""
+        enough = ""
+        if lengths.are_whole:
+            kept = next(kept for kept in (0.95, 0.99, 1.0) if lengths.at(kept) > lengths.limit)
+            size = -8 * (-lengths.at(kept) // 8)
+            enough = f" (--max-length {size} keeps {kept:.0%} whole)"
         found.append(
             Finding(
                 "warning" if share > MUCH_CUT else "note",

@@ -117,7 +117,7 @@ class Patient:
         try:
             source = self._kind.read(path, self._columns, remembered, labelled=True)
             self._found.append(Finding("note", source.said, str(path), ""))
-            if name in OF_TABLES and source.columns:
+            if name in OF_TABLES and source.columns and not self._columns.glue:
                 self._see_table(seen, path, source.columns)
                 return seen, source
             for example in source.examples:

@@ -7,7 +7,6 @@ the worst mistakes on dev rows, what was cut off, and what the data check found.
 from __future__ import annotations
 
 import heapq
-import itertools
 import json
 import shlex
 from array import array
@@ -23,9 +22,9 @@ from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, Tas
 from bertsmith.folder import load_model
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import duration
-from bertsmith.recipes.data_check import Finding
+from bertsmith.recipes.data_check import NEVER_CUT, Finding
 from bertsmith.recipes.rows import LabelledData
-from bertsmith.recipes.views import EYES, Mistake, mistake_in
+from bertsmith.recipes.views import EYES, SURE, Mistake, mistake_in
 from bertsmith.report.charts import Series, line_chart, reliability_plot, scatter
 from bertsmith.report.matrix import confusion_matrix
 from bertsmith.report.page import (
@@ -59,6 +58,7 @@ REPORT = "report.html"
 MOST_MISTAKES = 30
 MOST_LABELS = 50  # in a table of each label's scores
 BINS = (10, 15)  # of calibration errors; the plot has the first number
+NO_SCORES = ("_total", "_thresh", "words_without_pieces")  # ends of names of other figures
 STAGES = (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)
 
 
@@ -235,16 +235,13 @@ def _curves(path: Path, result: Mapping[str, Any]) -> Markup:
 
 def _alike(scores: Mapping[str, float]) -> Iterator[tuple[str, list[str]]]:
     """Yields the names of scores that one axis suits, under a title."""
-
-    def kind(name: str) -> str:
+    names = [name for name in scores if not name.endswith(NO_SCORES)]
+    more = [name for name in names if name not in LOWER_IS_BETTER]
+    if more:
+        yield "dev scores", more
+    for name in names:
         if name in LOWER_IS_BETTER:
-            return f"dev {name} (less is better)"
-        return "dev scores" if abs(scores[name]) <= 1 else "dev scores, to 100"
-
-    counted = ("_total", "_thresh", "words_without_pieces")
-    names = sorted((name for name in scores if not name.endswith(counted)), key=kind)
-    for title, group in itertools.groupby(names, kind):
-        yield title, list(group)
+            yield f"dev {name} (less is better)", [name]
 
 
 def _labels(dev_rows: DevRows) -> Iterator[Section]:
@@ -328,8 +325,9 @@ def _mistakes(dev_rows: DevRows) -> list[Markup]:
     if not mistakes:
         return [paragraph(f"None: all {dev_rows.rows:,} dev rows are right.")]
     how = EYES[dev_rows.task.name].size_name
-    far = "furthest off" if how != "sure" else "surest"
-    told = f"{dev_rows.wrong:,} of {dev_rows.rows:,} dev rows are not right; these are the {far}."
+    told = f"{dev_rows.wrong:,} of {dev_rows.rows:,} dev rows are not right; these are the surest."
+    if how != SURE:
+        told = f"Of {dev_rows.rows:,} dev rows, these are the furthest off."
     rows: list[tuple[Cell, ...]] = [
         (Path(one.where).name, one.text, one.wanted, one.found, one.size) for one in mistakes
     ]
@@ -339,6 +337,10 @@ def _mistakes(dev_rows: DevRows) -> list[Markup]:
 
 def _cut(dev_rows: DevRows, result: Mapping[str, Any], settings: Mapping[str, Any]) -> Markup:
     cut = result["cut_texts"]
+    if dev_rows.task.name in NEVER_CUT or settings.get("long_texts") == "windows":
+        return paragraph(
+            f"Nothing: texts of more than {settings['max_length']} pieces are read in windows."
+        )
     if not cut and not dev_rows.cut:
         return paragraph(f"Nothing: no text has more than {settings['max_length']} pieces.")
     share = cut / result["train_rows"]

@@ -33,6 +33,7 @@ table { border-collapse: collapse; font-size: .92rem }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left;
   vertical-align: top; overflow-wrap: anywhere }
 th { font-weight: 600; color: var(--quiet); overflow-wrap: normal }
+td:first-child { overflow-wrap: break-word; min-width: 6.5rem }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
   white-space: nowrap }
 td.bar { min-width: 8rem; width: 40% } td.bar i { display: block; height: .8rem; margin-top: .3rem;

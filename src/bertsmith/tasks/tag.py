@@ -319,7 +319,7 @@ class Tag:
 
 
 def _refuse_options(options: TaskConfig) -> None:
-    for option in ("class_weights", "multi_label", "label_smoothing"):
+    for option in ("class_weights", "multi_label", "label_smoothing", "tune_thresholds"):
         if getattr(options, option):
             raise ConfigError(f"{option} is for the task classify; tags do not know it")
 
