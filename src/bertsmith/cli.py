@@ -221,7 +221,7 @@ def doctor(
     given: Given,
     data: Annotated[Path, Help("labelled file, or the folder of a run")],
     *,
-    task: Annotated[TaskName, Help("what is to be learnt from the rows")] = "classify",
+    task: TaskName = "classify",
     dev: Annotated[Path | None, Help("labelled file that the best epoch is chosen by")] = None,
     model: Annotated[Path | None, Help("model folder, to tell how long the rows are")] = None,
     max_length: Annotated[int, Help("pieces that the model will read of a text")] = 128,
