@@ -38,7 +38,11 @@ from bertsmith.folder import (
 )
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
-from bertsmith.model.task_heads import BertForClassification, BertForRegression
+from bertsmith.model.task_heads import (
+    BertForClassification,
+    BertForRegression,
+    BertForTagging,
+)
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran", "far", "##s", "##ed", "ä", "über"]
@@ -79,6 +83,8 @@ def same_weights(ours: nn.Module, other: nn.Module) -> bool:
         BertForPreTraining(SMALL, next_sentence=False),
         BertForClassification(SMALL, 3),
         BertForRegression(SMALL),
+        BertForTagging(SMALL, 3),
+        BertForTagging(SMALL, 3, num_intents=2),
         Bert(SMALL),
         Bert(SMALL, with_pooler=False),
     ],
@@ -89,6 +95,7 @@ def test_a_model_comes_back_bit_for_bit(
 ) -> None:
     model = randomized(model)
     facts = {"task": "some", "settings": {"steps": 3}, "labels": ["yes", "no", "maybe"]}
+    facts["intents"] = ["go", "stop"]
     save_model(tmp_path / "model", model, tokenizer, facts)
     loaded = load_model(tmp_path / "model")
     assert type(loaded.model) is type(model) and not loaded.model.training
@@ -252,6 +259,30 @@ def test_a_classifier_that_transformers_wrote_keeps_its_labels(
     loaded = load_model(tmp_path)
     assert isinstance(loaded.model, BertForClassification)
     assert loaded.facts == {"task": "classify", "labels": ["no", "yes", "perhaps"]}
+
+
+def test_transformers_opens_a_tagger_with_intents_as_a_tagger(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    model = randomized(BertForTagging(SMALL, 3, num_intents=2))
+    facts = {"task": "tag", "labels": ["O", "B-X", "I-X"], "intents": ["go", "stop"]}
+    save_model(tmp_path / "model", model, tokenizer, facts)
+    theirs, report = transformers.AutoModelForTokenClassification.from_pretrained(
+        tmp_path / "model", output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    left_over = {"intent_classifier", "bert.pooler.dense", "pooler.dense"}
+    assert {name.rsplit(".", 1)[0] for name in report["unexpected_keys"]} <= left_over
+    assert theirs.config.id2label == {0: "O", 1: "B-X", 2: "I-X"}
+    batch = packed([9, 4], SMALL)
+    inputs = padded(batch)
+    del inputs["labels"], inputs["next_sentence_label"]
+    with torch.no_grad():
+        expected = theirs.eval()(**inputs).logits[inputs["attention_mask"].bool()]
+        assert_agree(model.logits(**encoder_part(batch))[:, :3], expected)
+    (tmp_path / "model/bertsmith.json").unlink()
+    loaded = load_model(tmp_path / "model")
+    assert loaded.facts == facts and same_weights(loaded.model, model)
 
 
 def test_an_installed_encoder_gives_the_states_that_transformers_gives() -> None:

@@ -163,7 +163,7 @@ def finetune(
 def crossval(
     given: Given,
     task: TaskName,
-    train: Annotated[Path, Help("labelled file: CSV, TSV, JSONL, parquet or SQuAD JSON, also .gz")],
+    train: Annotated[Path, Help("labelled file: a table, SQuAD JSON or tagged words, also .gz")],
     *,
     model: Model,
     out: RunOut,
@@ -208,13 +208,29 @@ def predict(
     model: Model,
     data: Annotated[Path, Help("file with the columns that the model was trained on")],
     *,
-    out: Annotated[Path, Help("file to write: .csv or .jsonl; with --glue .tsv")],
+    out: Annotated[Path, Help("file to write: .csv or .jsonl; with --glue .tsv; of tags .conll")],
     like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
 ) -> Result:
     """Writes a fine-tuned model's predictions for every row of a file."""
     from bertsmith.predict import load
 
     return load(model).predict_file(data, out, given.stage(ColumnsConfig), like=like)
+
+
+def doctor(
+    given: Given,
+    data: Annotated[Path, Help("labelled file, or the folder of a run")],
+    *,
+    task: TaskName = "classify",
+    dev: Annotated[Path | None, Help("labelled file that the best epoch is chosen by")] = None,
+    model: Annotated[Path | None, Help("model folder, to tell how long the rows are")] = None,
+    max_length: Annotated[int, Help("pieces that the model will read of a text")] = 128,
+) -> Result:
+    """Finds what is wrong with labelled rows or a run, and says the mend."""
+    from bertsmith.recipes.doctor import doctor
+
+    columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
+    return doctor(data, task, columns, options, dev=dev, model=model, max_length=max_length)
 
 
 def fill(
@@ -278,6 +294,7 @@ COMMANDS = (
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (predict, (ColumnsConfig,)),
+    (doctor, (ColumnsConfig, TaskConfig)),
     (fill, ()),
     (embed, (ColumnsConfig,)),
     (inspect, ()),

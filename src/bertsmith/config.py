@@ -293,6 +293,7 @@ class PretrainConfig(Settings):
     size: Annotated[str, Help("tiny mini small medium base large, or as in L6-H384-A12")] = "mini"
     steps: Annotated[int | None, Ge(1), Help("optimizer steps; by default one epoch")] = None
     budget: Annotated[str | None, Help("train for this long instead, as in 90s, 30m, 3h")] = None
+    dropout: Annotated[float, Ge(0), Lt(1), Help("of states and of attention weights")] = 0.1
     tokens_per_batch: Annotated[int, Ge(8), Help("most pieces in one optimizer step")] = 4096
     accumulate: Annotated[int, Ge(1), Help("parts in which a batch goes through the model")] = 1
     long_sequence_length: Annotated[int, Ge(8), Help("pieces in an example of the last phase")] = (
@@ -345,6 +346,7 @@ class FinetuneConfig(Settings):
     restarts: Annotated[
         int, Ge(0), Help("how often a run that learnt nothing is begun again with another seed")
     ] = 2
+    train_anyway: Annotated[bool, Help("train even if the data check finds an error")] = False
     seed: Annotated[int, Ge(0), Lt(2**32), Help("of the head, order and dropout")] = 0
     split_seed: Annotated[
         int, Ge(0), Lt(2**32), Help("of the dev rows split off, and of folds")
@@ -363,12 +365,22 @@ class TaskConfig(Settings):
     label_separator: Annotated[
         str, Help("between the labels of a row that has several in one column")
     ] = ","
+    tune_thresholds: Annotated[
+        bool, Help("say a label above the probability that gives dev rows the best F1")
+    ] = False
     long_texts: Annotated[
         Literal["cut", "windows"], Help("lose their end, or are read in overlapping windows")
     ] = "cut"
     label_smoothing: Annotated[
         float, Ge(0), Lt(1), Help("share of a label that is spread over all labels")
     ] = 0.0
+    tag_scheme: Annotated[
+        Literal["iob1", "iob2", "bioes", "bmes", "bilou", "plain"] | None,
+        Help("how tags are learnt and written; by default learns iob2, writes the file's own"),
+    ] = None
+    document_context: Annotated[
+        bool, Help("read the sentence to be tagged amid as much of its document as fits")
+    ] = False
     # Source of the next four: google-research/bert, `run_squad.py`.
     doc_stride: Annotated[
         int, Ge(1), Help("answer: pieces from one window of a long context to the next")

@@ -219,6 +219,10 @@ def _published_config(
         assert len(labels) == model.num_labels, "there is one label for each of the model's outputs"
         published["id2label"] = {str(number): label for number, label in enumerate(labels)}
         published["label2id"] = {label: number for number, label in enumerate(labels)}
+    if isinstance(model, BertForTagging) and model.num_intents:
+        intents = [str(intent) for intent in facts["intents"]]
+        assert len(intents) == model.num_intents, "there is one name for each intent"
+        published["id2intent"] = {str(number): intent for number, intent in enumerate(intents)}
     if isinstance(model, BertForClassification):
         several = "multi" if model.several else "single"
         published["problem_type"] = f"{several}_label_classification"
@@ -270,7 +274,9 @@ def _model_of(
         return BertForChoice(config), {"task": "choose"}
     if name == "BertForTokenClassification":
         labels = _labels_of(published, where)
-        return BertForTagging(config, len(labels)), {"task": "tag", "labels": labels}
+        intents = _labels_of(published, where, "id2intent") if "id2intent" in published else []
+        tagger = BertForTagging(config, len(labels), num_intents=len(intents))
+        return tagger, {"task": "tag", "labels": labels} | ({"intents": intents} if intents else {})
     if name != "BertForSequenceClassification":
         known = sorted({"BertForPreTraining", "BertForMaskedLM", *ARCHITECTURES.values()})
         raise CheckpointError(
@@ -291,13 +297,13 @@ def _model_of(
     return model, {"task": "classify", "labels": labels, **options}
 
 
-def _labels_of(published: Mapping[str, Any], where: Path) -> list[str]:
-    names = published.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # two where none is named
+def _labels_of(published: Mapping[str, Any], where: Path, key: str = "id2label") -> list[str]:
+    names = published.get(key, {"0": "LABEL_0", "1": "LABEL_1"})  # two where none is named
     try:
         return [str(names[str(number)]) for number in range(len(names))]
     except (KeyError, TypeError):
         raise CheckpointError(
-            f"{where}: id2label is {names!r}; expected a name for each of the numbers from 0"
+            f"{where}: {key} is {names!r}; expected a name for each of the numbers from 0"
         ) from None
 
 

@@ -33,6 +33,7 @@ from bertsmith.data.outputs import (
 )
 from bertsmith.data.questions import Question
 from bertsmith.data.tables import open_table
+from bertsmith.data.tagged import TaggedSentence
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.bert import Bert
@@ -45,6 +46,7 @@ from bertsmith.tasks.forms import Prediction
 from bertsmith.tasks.glue import check_labels
 from bertsmith.tasks.labelled import Example, read_examples
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
+from bertsmith.tasks.tag import Tag
 from bertsmith.tasks.task import Task, task_of
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
@@ -227,9 +229,30 @@ class Model:
         task = self._task()
         if isinstance(task, Answer):
             raise ConfigError(f"{self._where}: answers questions; call answer(question, context)")
+        if isinstance(task, Tag):
+            raise ConfigError(f"{self._where}: tags words; call tag(sentences)")
         if isinstance(task, Choose):
             raise ConfigError(f"{self._where}: chooses among endings; call choose with these")
         examples = (self._example(number, text) for number, text in enumerate(texts, start=1))
+        return [found for _, found in self._answers(task, examples)]
+
+    def tag(self, sentences: Iterable[Sequence[str]]) -> list[Prediction]:
+        """Returns for each sentence, given as its words, the tag of each word.
+
+        The tags are the `answer`; `more` holds the probability of each and, of a model that tells
+        intents, the intent.
+
+        Raises:
+            ConfigError: the model was trained for something else.
+            DataError: a sentence is a text and not a list of words.
+        """
+        task = self._task()
+        if not isinstance(task, Tag):
+            raise ConfigError(
+                f"{self._where}: its task is {task.name}; expected a model that "
+                f"`bertsmith finetune tag` wrote"
+            )
+        examples = (_tagged(number, words) for number, words in enumerate(sentences, start=1))
         return [found for _, found in self._answers(task, examples)]
 
     def answer(self, question: str, context: str) -> dict[str, Any]:
@@ -307,13 +330,14 @@ class Model:
             layout = read_layout(like, source.known_columns, self.facts.get("labels", []))
             columns = replace(columns, id_column=layout.id_column)
             source = task.read(data, columns, self.facts, labelled=False)
-        num_cut = num_empty = 0
+        num_cut = num_empty = num_bare = 0
 
         def answered() -> Iterator[tuple[Any, Prediction]]:
-            nonlocal num_cut, num_empty
+            nonlocal num_cut, num_empty, num_bare
             for example, found in self._answers(task, source.examples):
                 num_cut += found.was_cut
                 num_empty += not str(getattr(example, "text", "-")).strip()
+                num_bare += found.more.get("words_without_pieces", 0)
                 yield example, found
 
         plain = (
@@ -332,6 +356,7 @@ class Model:
             "cut_texts": num_cut,
             "columns": source.said,
             "out": str(out),
+            **({"words_without_pieces": num_bare} if isinstance(task, Tag) else {}),
         }
 
     def _glue_test(self, place: Path, glue: GlueTask, like: Path | None) -> Path:
@@ -378,6 +403,15 @@ class Model:
     @property
     def _device(self) -> torch.device:
         return self.encoder.embeddings.pieces.weight.device
+
+
+def _tagged(number: int, words: Sequence[str]) -> TaggedSentence:
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise DataError(
+            f"sentence {number}: holds {str(words)[:40]!r}; expected a list of words, "
+            f"as in ['Paris', 'sleeps']"
+        )
+    return TaggedSentence("sentence", number, tuple(words))
 
 
 def _pooled(states: Tensor, sequence_starts: Tensor, pooling: Pooling) -> Tensor:

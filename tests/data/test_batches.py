@@ -194,3 +194,16 @@ def test_closing_ends_the_thread_while_it_waits() -> None:
     ahead.close()
     assert threading.active_count() == before
     assert list(ahead) == []
+
+
+def test_a_hidden_batch_has_nothing_to_copy() -> None:
+    batch = PackedBatch(
+        piece_ids=torch.tensor([2, 7, 8, 9, 3]),
+        segment_ids=torch.zeros(5, dtype=torch.int64),
+        position_ids=torch.arange(5),
+        sequence_starts=torch.tensor([0, 5], dtype=torch.int32),
+        masked_positions=torch.tensor([1, 3]),
+        masked_labels=torch.tensor([7, 6]),
+    )
+    assert batch.hidden(4).piece_ids.tolist() == [2, 4, 8, 4, 3]
+    assert batch.piece_ids.tolist() == [2, 7, 8, 9, 3]

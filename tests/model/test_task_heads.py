@@ -133,6 +133,40 @@ def test_tagging_agrees_with_transformers() -> None:
     assert_agree(sums["loss"] / ours.counts(labels=wanted)["loss"], expected.loss)
 
 
+def test_tags_and_intents_agree_with_transformers_part_by_part() -> None:
+    torch.manual_seed(3)
+    theirs = transformers.BertModel(theirs_like(EXACT))
+    tags, intents = torch.nn.Linear(48, 5), torch.nn.Linear(48, 3)
+    parts = {f"bert.{name}": part for name, part in theirs.state_dict().items()}
+    for name, layer in (("classifier", tags), ("intent_classifier", intents)):
+        parts |= {f"{name}.{end}": part for end, part in layer.state_dict().items()}
+    ours = BertForTagging(EXACT, 5, num_intents=3)
+    ours.load_state_dict(from_published(parts, ours.state_dict(), where="theirs"))
+    batch = packed(LENGTHS, EXACT)
+    inputs = inputs_of(batch)
+    used = inputs["attention_mask"].bool()
+    expected = theirs(**inputs)
+    of_texts = intents(expected.pooler_output)
+    logits = ours.logits(**encoder_part(batch))
+    assert_agree(logits[:, :5], tags(expected.last_hidden_state)[used])
+    assert_agree(logits[:, 5:], of_texts.repeat_interleave(torch.tensor(LENGTHS), dim=0))
+    positions = torch.arange(0, len(batch["piece_ids"]), 3)
+    labels = {
+        "labels": torch.randint(0, 5, positions.shape),
+        "intent_labels": torch.randint(0, 3, (len(LENGTHS),)),
+    }
+    sums = ours(**encoder_part(batch), label_positions=positions, **labels)
+    counts = ours.counts(label_positions=positions, **labels)
+    assert_agree(
+        sums["intent_loss"] / counts["intent_loss"],
+        F.cross_entropy(of_texts, labels["intent_labels"]),
+    )
+    of_tags = tags(expected.last_hidden_state)[used][positions]
+    assert_agree(sums["loss"] / counts["loss"], F.cross_entropy(of_tags, labels["labels"]))
+    right = (of_texts.argmax(1) == labels["intent_labels"]).sum()
+    assert sums["intent_accuracy"].item() == right.item()
+
+
 def test_answering_agrees_with_transformers() -> None:
     torch.manual_seed(3)
     theirs = transformers.BertForQuestionAnswering(theirs_like(EXACT))

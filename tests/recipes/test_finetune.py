@@ -124,7 +124,7 @@ def test_one_batch_is_learnt_to_nearly_zero_loss(tmp_path: Path) -> None:
     encoder = write_encoder(tmp_path / "encoder", **still)
     rows = opinions(16, 2)
     path = write_rows(tmp_path / "train.csv", rows)
-    config = FinetuneConfig(epochs=40, batch_size=16, max_length=24, threads=1)
+    config = FinetuneConfig(epochs=40, batch_size=16, max_length=24, threads=1, train_anyway=True)
     steep = OptimizerConfig(learning_rate=1e-2)
     finetune("classify", path, encoder, tmp_path / "run", config, steep, dev=path)
     losses = [row["loss"] for row in metrics(tmp_path / "run") if "loss" in row]
@@ -272,8 +272,9 @@ def test_texts_that_are_cut_are_counted_and_settings_that_do_not_fit_are_refused
     rows = opinions(40, 0)
     rows[3]["text"] = "film " * 100
     path = write_rows(tmp_path / "train.csv", rows)
+    dev = write_rows(tmp_path / "dev.csv", opinions(20, 1))
     config = FinetuneConfig(epochs=1, max_length=24, threads=1)
-    result = finetune("classify", path, encoder, tmp_path / "run", config, FAST, dev=path)
+    result = finetune("classify", path, encoder, tmp_path / "run", config, FAST, dev=dev)
     assert result["cut_texts"] == 1
     with pytest.raises(ConfigError, match="max_length is 65, but .* reads at most 64"):
         long = FinetuneConfig(max_length=65)

@@ -100,7 +100,7 @@ def test_a_best_epoch_is_chosen_by_the_official_metric(tmp_path: Path, encoder: 
         for part, count in (("train", 60), ("dev", 30)):
             rows = [
                 (one, two, one.count("good") if task.kind == "regress" else int("good" in one))
-                for one, two in zip(texts(count, 1), texts(count, 2), strict=True)
+                for one, two in zip(texts(count, count), texts(count, count + 1), strict=True)
             ]
             write_tsv(tmp_path / file / f"{part}.tsv", header, rows)
         result = finetune(

@@ -10,7 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from bertsmith.config import TaskConfig
 from bertsmith.data.framing import Framed
-from bertsmith.errors import CheckpointError, DataError
+from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.forms import Features, Prediction
 from bertsmith.tasks.labelled import Example
@@ -163,3 +163,84 @@ def test_windows_of_one_text_count_as_one_row_and_are_pooled() -> None:
     found = task.decode(rows("a")[0], Features((part, part)), outputs)
     assert found.answer == "b"
     assert found.probabilities["b"] == pytest.approx(torch.tensor([0.5, 1.5]).softmax(0)[1].item())
+
+
+def dev_rows(
+    labels: list[str], logits: torch.Tensor
+) -> list[tuple[Example, Features, list[torch.Tensor]]]:
+    outputs = [[row] for row in logits]
+    return list(zip(rows(*labels), [NOTHING] * len(labels), outputs, strict=True))
+
+
+def test_dev_rows_make_the_task_less_sure_without_changing_an_answer() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(400, 2)
+    labels = [
+        "b" if share > draw else "a"
+        for share, draw in zip(logits.softmax(1)[:, 1], torch.rand(400), strict=True)
+    ]
+    task = Classify(("a", "b"))
+    tuned = task.tuned(dev_rows(labels, logits * 4))
+    assert 3 < tuned.temperature < 5
+    for row in logits * 4:
+        before, after = (
+            task.decode(rows("a")[0], NOTHING, [row]),
+            tuned.decode(rows("a")[0], NOTHING, [row]),
+        )
+        assert before.answer == after.answer
+        assert max(after.probabilities.values()) < max(before.probabilities.values())
+    assert Classify.from_facts(tuned.facts()) == tuned
+
+
+def test_thresholds_give_dev_rows_a_better_f1_and_are_remembered() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(400, 2) - torch.tensor([0.0, 2.0])  # label b is rare
+    labels = [
+        "b" if share > draw else "a"
+        for share, draw in zip(logits.softmax(1)[:, 1], torch.rand(400), strict=True)
+    ]
+    task = Classify.learn(rows("a", "b"), TaskConfig(tune_thresholds=True))
+    assert task.chosen_by == "f1"
+    results = dev_rows(labels, logits)
+    tuned = task.tuned(results)
+    scores = []
+    for judge in (task, tuned):
+        scorer = judge.scorer()
+        for example, features, outputs in results:
+            scorer.add(example, judge.decode(example, features, outputs))
+        scores.append(scorer.scores()["f1"])
+    assert scores[1] > scores[0]
+    assert tuned.thresholds[0] < 0.5
+    again = Classify.from_facts(tuned.facts())
+    assert (again.thresholds, again.temperature) == (tuned.thresholds, tuned.temperature)
+
+
+def test_each_of_several_labels_has_a_threshold_of_its_own() -> None:
+    task = Classify(("blue", "red"), TaskConfig(multi_label=True, tune_thresholds=True))
+    logits = torch.tensor([[2.0, -1.0], [-2.0, -1.5], [2.0, -3.0], [-2.0, -3.5], [2.5, -0.9]])
+    tuned = task.tuned(dev_rows(["blue,red", "red", "blue", "", "red"], logits))
+    assert tuned.thresholds[0] == 0.5
+    assert tuned.thresholds[1] < 0.5
+    answers = [tuned.decode(rows("")[0], NOTHING, [row]).answer for row in logits]
+    assert answers == [["blue", "red"], ["red"], ["blue"], [], ["blue", "red"]]
+
+
+def test_thresholds_are_for_labels_that_can_be_said_or_not() -> None:
+    with pytest.raises(ConfigError, match="tune_thresholds is for two labels, .* one of 3"):
+        Classify.learn(rows("a", "b", "c"), TaskConfig(tune_thresholds=True))
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        ({"temperature": 0}, "temperature is 0; expected a number above 0"),
+        ({"temperature": "warm"}, "temperature is 'warm'"),
+        ({"thresholds": ["low"]}, "thresholds are .*'low'.*; expected a list of numbers"),
+        ({"thresholds": [0.1, 0.2]}, "2 thresholds for its 2 labels"),
+    ],
+)
+def test_a_folder_that_remembers_other_than_numbers_is_refused(
+    fact: dict[str, object], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        Classify.from_facts(Classify(("a", "b")).facts() | fact)

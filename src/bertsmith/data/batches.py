@@ -54,6 +54,16 @@ class PackedBatch:
             if getattr(self, field.name) is not None
         }
 
+    def hidden(self, mask_id: int) -> PackedBatch:
+        """Returns the batch with [MASK] at all masked positions, so that none can be copied.
+
+        Training leaves a tenth of them as they are; a model that has learnt to copy these and
+        nothing else is half a nat better than one that knows frequencies alone.
+        """
+        assert self.masked_positions is not None, "this batch is not of pre-training"
+        piece_ids = self.piece_ids.index_fill(0, self.masked_positions, mask_id)  # [T]
+        return replace(self, piece_ids=piece_ids)
+
     def to(self, device: torch.device | str) -> PackedBatch:
         """Returns the batch with its tensors on `device`, all but `sequence_starts`."""
         moved = {

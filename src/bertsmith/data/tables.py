@@ -153,7 +153,7 @@ def open_table(path: Path, config: ColumnsConfig) -> Table:
     """
     if not path.is_file():
         raise MissingInputError(f"{path}: there is no such file; expected a table of rows")
-    encoding = _known_encoding(config.file_encoding)
+    encoding = known_encoding(config.file_encoding)
     kind = _format_of(path, config, encoding)
     if kind in ("parquet", "jsonl") and (config.no_header or config.delimiter):
         raise ConfigError(f"{path}: no_header and delimiter are for CSV and TSV, not for {kind}")
@@ -219,12 +219,17 @@ def _format_of(path: Path, config: ColumnsConfig, encoding: str) -> Format:
             f"{path}: the suffix {suffix!r} names no known format; "
             f"expected one of {' '.join(SUFFIXES)} (or with .gz), or give --delimiter"
         )
-    if suffix == ".txt" and "\t" not in next(_lines(path, encoding), ""):
+    if suffix == ".txt" and "\t" not in next(text_lines(path, encoding), ""):
         return "lines"
     return SUFFIXES[suffix]
 
 
-def _known_encoding(encoding: str) -> str:
+def known_encoding(encoding: str) -> str:
+    """Returns Python's name of an encoding.
+
+    Raises:
+        ConfigError: Python does not know it, or it is none of text.
+    """
     try:
         "".encode(encoding)  # refuses what is a codec but no encoding of text, as rot13
         return codecs.lookup(encoding).name
@@ -240,7 +245,7 @@ def _known_encoding(encoding: str) -> str:
 
 def _records(path: Path, kind: Format, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yields each record with the line on which it begins; a blank line is a record of no cells."""
-    lines = _lines(path, encoding)
+    lines = text_lines(path, encoding)
     if kind == "csv":
         yield from _csv_records(path, lines)
         return
@@ -292,7 +297,7 @@ def _csv_fault(message: str) -> str:
 
 def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
     blank: int | None = None
-    for number, line in enumerate(_lines(path, encoding), start=1):
+    for number, line in enumerate(text_lines(path, encoding), start=1):
         if not line.strip():
             blank = blank or number
             continue
@@ -323,7 +328,7 @@ def _json_object(where: str, line: str) -> dict[str, Any]:
     return found
 
 
-def _lines(path: Path, encoding: str) -> Iterator[str]:
+def text_lines(path: Path, encoding: str) -> Iterator[str]:
     """Yields the lines with their line feeds, without a byte order mark.
 
     Raises:

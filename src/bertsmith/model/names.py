@@ -65,6 +65,8 @@ HEADS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("next.bias", ("cls.seq_relationship.bias",)),
     ("classifier.weight", ("classifier.weight",)),
     ("classifier.bias", ("classifier.bias",)),
+    ("intents.weight", ("intent_classifier.weight",)),  # transformers has no such head
+    ("intents.bias", ("intent_classifier.bias",)),
     ("spans.weight", ("qa_outputs.weight",)),
     ("spans.bias", ("qa_outputs.bias",)),
 )

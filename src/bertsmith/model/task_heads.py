@@ -5,6 +5,7 @@ A trainable model's `forward` takes the tensors of one packed batch and returns 
 for each sequence or, where `per_token`, for each token.
 
 Shapes:  T tokens   S sequences   M labelled tokens   R rows of choices   H hidden size   C classes
+         I intents
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bertsmith.config import BertConfig
-from bertsmith.model.bert import Bert, initialize
+from bertsmith.model.bert import Bert, first_states, initialize
 from bertsmith.model.dropout import Noise, drop
 from bertsmith.model.heads import class_loss
 
@@ -144,21 +145,26 @@ class BertForRegression(nn.Module):
 
 
 class BertForTagging(nn.Module):
-    """The encoder with one score per tag for each token.
+    """The encoder with one score per tag for each token and, jointly, one per intent for each text.
 
     Source: Devlin et al. 2019, section 5.3 and figure 4 (d); it agrees with
-    `transformers.BertForTokenClassification`.
+    `transformers.BertForTokenClassification`. The intents stand on the pooled [CLS], and their loss
+    is added to that of the tags, as in Chen et al. 2019 (JointBERT), section 3.2.
     """
 
     per_token: ClassVar[bool] = True
 
-    def __init__(self, config: BertConfig, num_labels: int) -> None:
+    def __init__(self, config: BertConfig, num_labels: int, *, num_intents: int = 0) -> None:
         super().__init__()
         self.config = config
         self.num_labels = num_labels
-        self.encoder = Bert(config, with_pooler=False)
+        self.num_intents = num_intents
+        self.encoder = Bert(config, with_pooler=num_intents > 0)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         initialize(self.classifier, config.initializer_range)
+        self.intents = nn.Linear(config.hidden_size, num_intents) if num_intents else None
+        if self.intents is not None:
+            initialize(self.intents, config.initializer_range)
 
     def forward(
         self,
@@ -168,29 +174,54 @@ class BertForTagging(nn.Module):
         sequence_starts: Tensor,
         label_positions: Tensor,
         labels: Tensor,
+        intent_labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Returns the sums of `loss` and `accuracy` over the labelled tokens.
+
+        With intents also those of `intent_loss` and `intent_accuracy` over sequences.
 
         Args:
             piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
             label_positions: the tokens that have a tag, counted over the batch. int64 [M]
             labels: their tags. int64 [M]
+            intent_labels: the intent of each sequence, where the model tells intents. int64 [S]
         """
         hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
         states = _dropped(self.encoder, hidden.index_select(0, label_positions))  # [M, H]
         loss, correct = class_loss(self.classifier(states), labels)
-        return {"loss": loss, "accuracy": correct}
+        sums = {"loss": loss, "accuracy": correct}
+        if self.intents is not None:
+            assert intent_labels is not None, "a model with intents is trained on them"
+            pooled = self.encoder.pool(first_states(hidden, sequence_starts))  # [S, H]
+            scores = self.intents(_dropped(self.encoder, pooled))  # [S, I]
+            intent_loss, intent_correct = class_loss(scores, intent_labels)
+            sums |= {"intent_loss": intent_loss, "intent_accuracy": intent_correct}
+        return sums
 
-    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, float]:
+    def counts(
+        self, *, labels: Tensor, intent_labels: Tensor | None = None, **_: Tensor
+    ) -> dict[str, float]:
         """Returns how many things each sum of `forward` is over."""
-        return {"loss": len(labels), "accuracy": len(labels)}
+        counts: dict[str, float] = {"loss": len(labels), "accuracy": len(labels)}
+        if self.intents is not None and intent_labels is not None:
+            counts |= {"intent_loss": len(intent_labels), "intent_accuracy": len(intent_labels)}
+        return counts
 
     def logits(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
-        """Returns a score for each tag of each token. [T, C]"""
+        """Returns a score for each tag of each token. [T, C]
+
+        With intents, those of its sequence stand behind them, the same for all its tokens. [T, C+I]
+        """
         hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.classifier(_dropped(self.encoder, hidden))  # [T, C]
+        scores = self.classifier(_dropped(self.encoder, hidden))  # [T, C]
+        if self.intents is None:
+            return scores
+        pooled = self.encoder.pool(first_states(hidden, sequence_starts))  # [S, H]
+        of_texts = self.intents(_dropped(self.encoder, pooled))  # [S, I]
+        lengths = sequence_starts.to(hidden.device).diff()  # [S]
+        return torch.cat([scores, of_texts.repeat_interleave(lengths, dim=0)], dim=1)  # [T, C + I]
 
 
 class BertForAnswering(nn.Module):

@@ -110,13 +110,14 @@ def _write_out_of_fold(path: Path, trials: list[Trial], models: list[Loaded]) ->
 def _write_submission(
     path: Path, test: Path, columns: ColumnsConfig, like: Path | None, models: list[Loaded]
 ) -> int:
-    task = task_of(models[0].facts, str(test))
+    tasks = [task_of(loaded.facts, str(test)) for loaded in models]
+    task = _together(tasks)
     source = task.read(test, columns, models[0].facts, labelled=False)
     layout = _layout(test, source, like, models[0])
     columns = replace(columns, id_column=layout.id_column)
     streams = [
-        _answers(task, loaded, task.read(test, columns, loaded.facts, labelled=False).examples)
-        for loaded in models
+        _answers(own, loaded, own.read(test, columns, loaded.facts, labelled=False).examples)
+        for own, loaded in zip(tasks, models, strict=True)
     ]
     rows = (
         Answered(together[0][0].id, *_mean(task, [found for _, found in together]))
@@ -136,6 +137,15 @@ def _layout(test: Path, source: Source, like: Path | None, loaded: Loaded) -> La
         )
     ids = tuple(example.id for example in source.examples)
     return Layout(test, (name, loaded.facts["columns"]["label"]), name, ids)
+
+
+def _together(tasks: list[Task]) -> Task:
+    """Returns the task that judges the mean of all models' probabilities, by mean thresholds."""
+    first = tasks[0]
+    if not isinstance(first, Classify):
+        return first
+    tuned = [one.thresholds for one in tasks if isinstance(one, Classify)]
+    return replace(first, thresholds=tuple(map(statistics.fmean, zip(*tuned, strict=True))))
 
 
 def _mean(task: Task, found: list[Prediction]) -> tuple[Any, dict[str, float]]:

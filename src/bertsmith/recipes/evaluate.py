@@ -66,7 +66,8 @@ def evaluate_text(
     """Returns how well a pre-trained model predicts the masked pieces of raw text.
 
     The text is cut into examples as for pre-training, all of it, with the same pairs and masks each
-    time; examples are as long as the model allows, at most 128 pieces by default.
+    time, and every piece to predict is hidden; examples are as long as the model allows, at most
+    128 pieces by default.
 
     Returns:
         `mlm_loss`, `perplexity`, `mlm_accuracy`; `nsp_loss` and `nsp_accuracy` where the model has
@@ -89,7 +90,9 @@ def evaluate_text(
         read = PretrainingExamples(text, loaded.tokenizer.vocabulary, config, seed=_SEED)
         budget = max(_TOKENS_PER_BATCH, config.sequence_length)
         count = Counter[str]()
-        figures = measure(loaded.model, _counted(read_epoch(read, tokens_per_batch=budget), count))
+        mask_id = loaded.tokenizer.vocabulary.mask_id
+        batches = (batch.hidden(mask_id) for batch in read_epoch(read, tokens_per_batch=budget))
+        figures = measure(loaded.model, _counted(batches, count))
     return {
         "mlm_loss": figures["mlm_loss"],
         "perplexity": math.exp(figures["mlm_loss"]),

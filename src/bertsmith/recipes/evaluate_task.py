@@ -12,11 +12,14 @@ from bertsmith.errors import DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answers import answer
+from bertsmith.tasks.tag_scores import TagScorer
 from bertsmith.tasks.task import Task, task_of
 
 
 def evaluate_task(model: Path, data: Path, columns: ColumnsConfig | None = None) -> dict[str, Any]:
     """Returns the task's metrics by their usual names, with `rows`, `seconds` and `columns`.
+
+    Of a tagger, `types` are those of each type of entity.
 
     The columns are those that flags name, or that the model was trained on, or guessed. Rows are
     read, answered and scored a window at a time: memory does not grow with their number. With
@@ -61,4 +64,5 @@ def _evaluate_file(
         "rows": rows,
         "seconds": time.monotonic() - started,
         "columns": source.said,
+        **({"types": scorer.by_type()} if isinstance(scorer, TagScorer) else {}),
     }

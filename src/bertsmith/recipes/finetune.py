@@ -30,6 +30,8 @@ from bertsmith.model.bert import Bert, initialize
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine
+from bertsmith.recipes.data_check import check_before_training
+from bertsmith.recipes.finetune_report import report_run
 from bertsmith.recipes.finetuning_watch import Sitting
 from bertsmith.recipes.rows import Fold, LabelledData, read_labelled, read_steps
 from bertsmith.tasks.task import find_task
@@ -97,8 +99,9 @@ def finetune_rows(
 
     A new layer is put on the encoder; all is trained for a few epochs on batches of rows in random
     order, without padding; after each epoch the dev rows are scored. The model with the best score
-    (accuracy, or the least squared error) is kept in `out/best`, the last one in `out/model`. A run
-    that has learnt nothing, so that all dev rows get one answer, is begun again with another seed.
+    (accuracy, or the least squared error) is kept in `out/best`, the last one in `out/model`, and
+    `out/report.html` shows how it went. A run that has learnt nothing, so that all dev rows get one
+    answer, is begun again with another seed.
 
     Source: Devlin et al. 2019, section 4.1 and appendix A.3; that small sets need restarts, the
     bias correction and more steps: Mosbach et al. 2021; Zhang et al. 2021, which also has the new
@@ -116,6 +119,7 @@ def finetune_rows(
         progress: where it shows how far it is; by default on standard error.
 
     Raises:
+        DataError: the data check finds an error, and `train_anyway` is not set.
         ConfigError: a setting does not fit the encoder.
         NotFiniteError: the loss became NaN or infinite; the best epoch so far is in `out/best`.
         StoppedError: stopped on request; `resume` goes on.
@@ -128,6 +132,8 @@ def finetune_rows(
         _check_fit(config, loaded.config, model)
         data = read(loaded.tokenizer, progress.say)
         _check_segments(data, loaded.config, model)
+        unk_id = loaded.tokenizer.vocabulary.unk_id
+        findings = check_before_training(data, settings, files, unk_id, progress.say)
         folder.settle(
             {**files, **settings}, may_change={*files, "threads", "restarts"}, say=progress.say
         )
@@ -150,7 +156,8 @@ def finetune_rows(
                 )
             if not sitting.begins_anew():
                 break
-        return sitting.finish(run) | {"learning_rate": optimizer.learning_rate}
+        result = sitting.finish(run) | {"learning_rate": optimizer.learning_rate}
+        return result | {"report": str(report_run(out, data, findings, result))}
 
 
 def usual_learning_rate(model: Path) -> float:

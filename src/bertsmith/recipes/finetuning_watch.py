@@ -92,6 +92,7 @@ class Sitting:
         self._whole = Stopwatch()
         self._training = Stopwatch()  # stands still, so to say, while dev rows are scored
         self._saved = Stopwatch()
+        self._newest: tuple[int, Task, dict[str, float]] | None = None  # of the last evaluation
 
     def begin(self, run: Run) -> None:
         """Goes back to the checkpoint, if there is one; a new run begins as it is."""
@@ -150,7 +151,11 @@ class Sitting:
     def finish(self, run: Run) -> dict[str, Any]:
         """Writes the last model and returns the result of the run."""
         standing, rows = self.standing, self._data.train
-        self._keep(run, self._folder.model, *self._scores(run)[:2])
+        if self._newest and self._newest[0] == run.step:
+            _, task, scores = self._newest
+        else:  # a finished run that was resumed
+            task, scores, _ = self._scores(run)
+        self._keep(run, self._folder.model, task, scores)
         if standing.is_collapsed:
             self._progress.say(
                 "the best model gives every dev row the same answer: it has learnt nothing; "
@@ -174,6 +179,7 @@ class Sitting:
     def _evaluate(self, run: Run) -> None:
         standing = self.standing
         task, scores, is_collapsed = self._scores(run)
+        self._newest = run.step, task, scores
         self._folder.log({"step": run.step, "epoch": self._epoch(run), "dev": scores})
         shown = ", ".join(f"{name} {score:.4g}" for name, score in scores.items())
         self._progress.say(f"epoch {self._epoch(run):.4g}: dev {shown}")

@@ -255,6 +255,8 @@ def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining
         settings.run.size,
         vocab_size=corpus.vocab_size,
         max_position_embeddings=max(longest, BertConfig.max_position_embeddings),
+        hidden_dropout_prob=settings.run.dropout,
+        attention_probs_dropout_prob=settings.run.dropout,
     )
     torch.manual_seed(settings.run.seed)
     return BertForPreTraining(config).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -129,7 +129,7 @@ def held_out_batches(
 ) -> list[PackedBatch]:
     """Returns the batches that runs are measured on: always the same examples, the same masks.
 
-    It is empty where no text was set aside.
+    Every piece to predict is hidden. It is empty where no text was set aside.
     """
     if not corpus.shards("held_out"):
         return []
@@ -138,7 +138,7 @@ def held_out_batches(
     )
     batches, sequences = [], 0
     for batch in read_epoch(held_out, tokens_per_batch=tokens_per_batch):
-        batches.append(batch)
+        batches.append(batch.hidden(vocabulary.mask_id))
         sequences += batch.num_sequences
         if sequences >= most_examples:
             break

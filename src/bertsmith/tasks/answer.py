@@ -95,7 +95,7 @@ class Answer:
             DataError: there is no question, or none that has an answer.
             ConfigError: an option is for other tasks.
         """
-        for option in ("class_weights", "multi_label", "label_smoothing"):
+        for option in ("class_weights", "multi_label", "label_smoothing", "tune_thresholds"):
             if getattr(options, option):
                 raise ConfigError(f"{option} is for the task classify; an answer has no labels")
         if not any(example.answers for example in examples):

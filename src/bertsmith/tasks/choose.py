@@ -92,7 +92,7 @@ class Choose:
             DataError: there is no row.
             ConfigError: an option is for other tasks.
         """
-        for option in ("class_weights", "multi_label", "label_smoothing"):
+        for option in ("class_weights", "multi_label", "label_smoothing", "tune_thresholds"):
             if getattr(options, option):
                 raise ConfigError(f"{option} is for the task classify; choices have no classes")
         if options.long_texts != "cut":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,8 +20,9 @@ from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import CLASS_NAMES
 from bertsmith.data.outputs import Answered, write_predictions
-from bertsmith.errors import CheckpointError, DataError, nearest
+from bertsmith.errors import CheckpointError, ConfigError, DataError, nearest
 from bertsmith.model.task_heads import BertForClassification, TaskModel
+from bertsmith.tasks.calibration import best_f1_threshold, fit_temperature
 from bertsmith.tasks.forms import Features, Prediction, Source
 from bertsmith.tasks.glue import read_glue
 from bertsmith.tasks.labelled import Example, label_of, read_texts
@@ -50,6 +52,10 @@ class Classify:
     options: TaskConfig = field(default_factory=TaskConfig)
     weights: tuple[float, ...] = ()  # of each label's rows in the loss; none: all alike
     chosen_by: str = "accuracy"
+    temperature: float = 1.0  # what logits are divided by, so that probabilities come true
+    # Above which a label is said: of each one that stands by itself, or of the second of two.
+    # None: one half.
+    thresholds: tuple[float, ...] = ()
 
     @classmethod
     def read(
@@ -94,7 +100,13 @@ class Classify:
             if options.class_weights
             else ()
         )
-        return cls(tuple(order), options, weights)
+        if options.tune_thresholds and len(order) > 2:
+            raise ConfigError(
+                f"tune_thresholds is for two labels, or several at once with multi_label; "
+                f"these rows have one of {len(order)}: leave it out"
+            )
+        chosen_by = "f1" if options.tune_thresholds else "accuracy"
+        return cls(tuple(order), options, weights, chosen_by)
 
     @classmethod
     def _learn_several(cls, examples: Sequence[Example], options: TaskConfig) -> Self:
@@ -118,13 +130,31 @@ class Classify:
         labels = facts.get("labels")
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise CheckpointError(f"the model's labels are {labels!r}; expected a list of texts")
-        return cls(tuple(labels), TaskConfig.from_mapping(facts.get("options", {}), where="facts"))
+        temperature, thresholds = facts.get("temperature", 1.0), facts.get("thresholds", [])
+        if not _are_numbers([temperature]) or not temperature > 0:
+            raise CheckpointError(
+                f"the model's temperature is {temperature!r}; expected a number above 0"
+            )
+        if not isinstance(thresholds, list) or not _are_numbers(thresholds):
+            raise CheckpointError(
+                f"the model's thresholds are {thresholds!r}; expected a list of numbers"
+            )
+        options = TaskConfig.from_mapping(facts.get("options", {}), where="facts")
+        several = options.multi_label
+        if len(thresholds) not in (0, len(labels) if several else 1):
+            raise CheckpointError(
+                f"the model has {len(thresholds)} thresholds for its {len(labels)} labels; "
+                f"expected one for each that stands by itself, or one of two labels"
+            )
+        return cls(tuple(labels), options, temperature=temperature, thresholds=tuple(thresholds))
 
     def facts(self) -> dict[str, Any]:
         """Returns the task's name and its labels in the order of the model's outputs."""
         return {
             "task": self.name,
             "labels": list(self.labels),
+            "temperature": self.temperature,
+            "thresholds": list(self.thresholds),
             "options": self.options.to_mapping(),
         }
 
@@ -192,23 +222,51 @@ class Classify:
         return model
 
     def tuned(self, results: Iterable[tuple[Example, Features, Sequence[Tensor]]]) -> Self:
-        """Returns the task itself: nothing is fitted on dev rows."""
-        return self
+        """Returns the task with the temperature and, where they are wanted, the thresholds.
+
+        Source: Guo et al. 2017, section 4.2; a threshold is the one of the best F1 on these rows.
+        """
+        several = self.options.multi_label
+        numbers, logits = [], []
+        for example, _, outputs in results:
+            numbers.append(self._right(example))
+            logits.append(_mean_logits(outputs).numpy())
+        scores = np.array(logits).reshape(-1, len(self.labels))  # [N, C]
+        has = np.zeros(scores.shape, np.int64)  # [N, C]
+        for row, wanted in enumerate(numbers):
+            has[row, list(wanted)] = 1
+        temperature = fit_temperature(scores, has if several else has.argmax(axis=1))
+        tuned = replace(self, temperature=temperature)
+        if not self.options.tune_thresholds:
+            return tuned
+        shares = tuned._shares(torch.from_numpy(scores)).numpy()  # [N, C]
+        places = range(len(self.labels)) if several else [1]
+        thresholds = [best_f1_threshold(shares[:, place], has[:, place] > 0) for place in places]
+        return replace(tuned, thresholds=tuple(thresholds))
 
     def decode(self, example: Example, features: Features, outputs: Sequence[Tensor]) -> Prediction:
-        """Returns the likeliest label, or all that are likelier than not, with probabilities.
+        """Returns the likeliest label, or all above their thresholds, with probabilities.
 
         Of several windows the mean of the logits is taken.
         """
-        logits = torch.stack(list(outputs)).double().mean(0)  # [C]
-        shares = (torch.sigmoid(logits) if self.options.multi_label else logits.softmax(0)).tolist()
+        shares = self._shares(_mean_logits(outputs)).tolist()
         by_label = dict(zip(self.labels, shares, strict=True))
         return Prediction(self.choose(by_label), by_label, features.was_cut)
 
     def choose(self, probabilities: Mapping[str, float]) -> str | list[str]:
-        """Returns the likeliest label; where several are allowed, all likelier than not."""
+        """Returns the likeliest label; where several are allowed, all likelier than not.
+
+        With thresholds, those above them; of two labels the second if it is above its own.
+        """
         if self.options.multi_label:
-            return [label for label, share in probabilities.items() if share > 0.5]
+            thresholds = self.thresholds or (0.5,) * len(self.labels)
+            return [
+                label
+                for label, threshold in zip(self.labels, thresholds, strict=True)
+                if probabilities[label] > threshold
+            ]
+        if self.thresholds:
+            return self.labels[probabilities[self.labels[1]] > self.thresholds[0]]
         return max(self.labels, key=probabilities.__getitem__)
 
     def scorer(self) -> ClassScorer:
@@ -232,6 +290,11 @@ class Classify:
     def numbers(self, labels: Iterable[str]) -> tuple[int, ...]:
         """Returns the numbers of labels that the model knows."""
         return tuple(self._numbers[label] for label in labels)
+
+    def _shares(self, logits: Tensor) -> Tensor:
+        """Returns probabilities, of labels against each other or each by itself. [.., C]"""
+        logits = logits / self.temperature  # [.., C]
+        return torch.sigmoid(logits) if self.options.multi_label else logits.softmax(-1)
 
     def _right(self, example: Example) -> tuple[int, ...]:
         if self.options.multi_label:
@@ -284,6 +347,15 @@ class ClassScorer:
                 wanted.reshape(-1, num_labels), predicted.reshape(-1, num_labels)
             )
         return classification_scores(wanted, predicted, num_labels)
+
+
+def _mean_logits(outputs: Sequence[Tensor]) -> Tensor:
+    """Returns the mean over the windows of a row. [C]"""
+    return torch.stack(list(outputs)).double().mean(0)
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
 def _split(example: Example, separator: str) -> list[str]:

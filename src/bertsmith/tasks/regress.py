@@ -66,7 +66,7 @@ class Regress:
             DataError: there is no row, a label is no number, or all are the same.
             ConfigError: an option is for labels alone.
         """
-        for option in ("class_weights", "multi_label", "label_smoothing"):
+        for option in ("class_weights", "multi_label", "label_smoothing", "tune_thresholds"):
             if getattr(options, option):
                 raise ConfigError(f"{option} is for the task classify; a number has no labels")
         values = [_number(example) for example in examples]

@@ -22,6 +22,7 @@ from bertsmith.tasks.choose import Choose
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.forms import Features, Prediction, Scorer, Source
 from bertsmith.tasks.regress import Regress
+from bertsmith.tasks.tag import Tag
 from bertsmith.text.wordpiece import Tokenizer
 
 
@@ -119,6 +120,7 @@ TASKS: dict[str, type[Task]] = {
     "choose": Choose,
     "classify": Classify,
     "regress": Regress,
+    "tag": Tag,
 }
 
 

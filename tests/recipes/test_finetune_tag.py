@@ -1,0 +1,199 @@
+"""Taggers learn from files in every form, are scored, and answer in the form of their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from seqeval.metrics import f1_score
+
+from bertsmith.config import BertConfig, CasingConfig, FinetuneConfig, OptimizerConfig, TaskConfig
+from bertsmith.errors import ConfigError, DataError
+from bertsmith.folder import save_model
+from bertsmith.model.bert import Bert
+from bertsmith.predict import load
+from bertsmith.recipes.evaluate_task import evaluate_task
+from bertsmith.recipes.finetune import finetune
+from bertsmith.tasks.schemes import respelt
+from bertsmith.text.wordpiece import Tokenizer, Vocabulary
+
+NAMES = ["ann", "bob", "eve"]
+PLACES = ["rome", "oslo", "lima"]
+OTHERS = ["in", "and", "goes", "to", "sees", "from"]
+WORDS = [*NAMES, *PLACES, *OTHERS, "##s", "."]
+FAST = OptimizerConfig(learning_rate=3e-3)
+SHORT = FinetuneConfig(epochs=4, batch_size=16, max_length=12, threads=1)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = Tokenizer(
+        Vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]), CasingConfig()
+    )
+    config = BertConfig(
+        vocab_size=len(tokenizer.vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("encoder") / "model"
+    save_model(folder, Bert(config, with_pooler=False), tokenizer, {})
+    return folder
+
+
+def rows_of(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
+    """Returns words, some longer than the model together, and their tags in IOB1."""
+    rng = Random(seed)
+    rows = []
+    for _ in range(count):
+        words = rng.choices([*NAMES, *PLACES, *OTHERS, "tos", "\u200b"], k=rng.randrange(2, 20))
+        kinds = ["PER" if w in NAMES else "LOC" if w in PLACES else "" for w in words]
+        tags = [f"B-{kind}" if kind else "O" for kind in kinds]
+        rows.append((words, respelt(tags, "iob1")))
+    return rows
+
+
+def write_conll(path: Path, rows: list[tuple[list[str], list[str]]]) -> Path:
+    lines = []
+    for number, (words, tags) in enumerate(rows):
+        lines += ["-DOCSTART- -X- O", ""] if number % 10 == 0 else []
+        lines += [f"{word} NN {tag}" for word, tag in zip(words, tags, strict=True)] + [""]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def write_folder(path: Path, rows: list[tuple[list[str], list[str]]]) -> Path:
+    """Writes three parallel files; the intent is told by the first word."""
+    path.mkdir()
+    for name, number in (("seq.in", 0), ("seq.out", 1)):
+        (path / name).write_text("".join(" ".join(row[number]) + "\n" for row in rows))
+    intents = ["meet" if words[0] in NAMES else "travel" for words, _ in rows]
+    (path / "label").write_text("\n".join(intents))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("tagger")
+    train = write_conll(folder / "train.txt", rows_of(300, 0))
+    dev = write_conll(folder / "dev.txt", rows_of(60, 1))
+    result = finetune("tag", train, encoder, folder / "run", SHORT, FAST, dev=dev)
+    assert result["scores"]["f1"] > 0.95
+    assert result["scores"]["words_without_pieces"] > 0
+    return folder
+
+
+def test_a_tagger_learns_and_is_scored_as_seqeval_does(tagger: Path) -> None:
+    scores = evaluate_task(tagger / "run/best", tagger / "dev.txt")
+    model = load(tagger / "run/best")
+    rows = rows_of(60, 1)
+    found = [list(row.answer) for row in model.tag([words for words, _ in rows])]
+    assert [len(tags) for tags in found] == [len(words) for words, _ in rows]
+    assert scores["f1"] == f1_score([tags for _, tags in rows], found)
+    assert scores["f1"] > 0.95
+    assert set(scores["types"]) == {"LOC", "PER"}
+    assert model.facts["scheme"] == "iob1" and model.facts["learnt_scheme"] == "iob2"
+    # IOB1 has a B only behind a word of the same type.
+    assert found[0] == respelt(found[0], "iob1")
+
+
+@pytest.mark.parametrize("name", ["answers.conll", "answers.jsonl"])
+def test_predictions_of_a_file_are_scored_as_its_answers(name: str, tagger: Path) -> None:
+    model = load(tagger / "run/best")
+    result = model.predict_file(tagger / "dev.txt", tagger / name)
+    assert result["rows"] == 60
+    num_bare = sum(words.count("\u200b") for words, _ in rows_of(60, 1))
+    assert result["words_without_pieces"] == num_bare
+    # What the model wrote, read as right answers, agrees with the model in every tag.
+    scores = evaluate_task(tagger / "run/best", tagger / name)
+    assert scores["accuracy"] == scores["f1"] == 1.0
+
+
+def test_plain_text_is_tagged_word_by_word(tagger: Path) -> None:
+    (tagger / "new.txt").write_text("bob goes to oslo\n\nann sees eve\n")
+    load(tagger / "run/best").predict_file(tagger / "new.txt", tagger / "new.jsonl")
+    rows = [json.loads(line) for line in (tagger / "new.jsonl").read_text().splitlines()]
+    assert [row["words"] for row in rows] == [["bob", "goes", "to", "oslo"], ["ann", "sees", "eve"]]
+    assert rows[0]["tags"] == ["I-PER", "O", "O", "I-LOC"]
+
+
+def test_a_sentence_is_tagged_alone_as_among_others(tagger: Path) -> None:
+    model = load(tagger / "run/best")
+    words = [words for words, _ in rows_of(30, 2)]
+    for together, row in zip(model.tag(words), words, strict=True):
+        (alone,) = model.tag([row])
+        assert alone.answer == together.answer
+        assert alone.more["probabilities"] == pytest.approx(
+            together.more["probabilities"], abs=1e-5
+        )
+
+
+def test_a_tagger_refuses_texts(tagger: Path) -> None:
+    model = load(tagger / "run/best")
+    with pytest.raises(DataError, match="sentence 2: holds 'bob sees ann'; expected a list of"):
+        model.tag([["bob"], "bob sees ann"])
+    with pytest.raises(ConfigError, match=r"tags words; call tag\(sentences\)"):
+        model.predict(["bob sees ann"])
+    with pytest.raises(ConfigError, match="out is .*expected a name that ends in .conll"):
+        model.predict_file(tagger / "dev.txt", tagger / "answers.csv")
+
+
+def test_slots_and_intents_are_learnt_together(tmp_path: Path, encoder: Path) -> None:
+    train = write_folder(tmp_path / "train", rows_of(400, 3))
+    dev = write_folder(tmp_path / "dev", rows_of(80, 4))
+    config = FinetuneConfig(epochs=6, batch_size=16, max_length=24, threads=1)
+    result = finetune("tag", train, encoder, tmp_path / "run", config, FAST, dev=dev)
+    scores = result["scores"]
+    assert scores["intent_accuracy"] > 0.9 and scores["f1"] > 0.95
+    assert scores["sentence_accuracy"] > 0.8
+    model = load(tmp_path / "run/best")
+    model.predict_file(dev, tmp_path / "answers.conll")
+    again = evaluate_task(tmp_path / "run/best", tmp_path / "answers.conll")
+    assert again["sentence_accuracy"] == 1.0
+    (found,) = model.tag([["bob", "sees", "rome"]])
+    assert found.more["intent"] == "meet" and found.answer == ("I-PER", "O", "I-LOC")
+
+
+def test_what_only_the_document_tells_is_learnt_with_its_context(
+    tmp_path: Path, encoder: Path
+) -> None:
+    """A word is a name or not as the sentence before it says; it alone tells nothing."""
+    rng = Random(0)
+    lines = []
+    for _ in range(300):
+        kind = rng.choice(["PER", "LOC"])
+        before = rng.choice(NAMES if kind == "PER" else PLACES)
+        lines += ["-DOCSTART- O", "", f"{before} O", "", f"goes B-{kind}", ""]
+    path = tmp_path / "train.txt"
+    path.write_text("\n".join(lines))
+    scores = {}
+    for amid in (True, False):
+        result = finetune(
+            "tag",
+            path,
+            encoder,
+            tmp_path / f"run-{amid}",
+            FinetuneConfig(epochs=3, batch_size=16, max_length=12, threads=1),
+            FAST,
+            options=TaskConfig(document_context=amid),
+        )
+        scores[amid] = result["scores"]["f1"]
+    assert scores[True] > 0.9 and scores[False] < 0.75
+    # A folder remembers the option: words alone have no document, and rows of a file have one.
+    model = load(tmp_path / "run-True/best")
+    model.predict_file(path, tmp_path / "out.conll")
+    assert evaluate_task(tmp_path / "run-True/best", tmp_path / "out.conll")["f1"] == 1.0
+
+
+def test_a_row_is_named_before_training(tmp_path: Path, encoder: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("ann B-PER\ngoes\n")
+    with pytest.raises(DataError, match=r"train\.txt:2: 'goes' has no tag"):
+        finetune("tag", path, encoder, tmp_path / "run", SHORT, FAST)
+    assert not (tmp_path / "run/model").exists()
