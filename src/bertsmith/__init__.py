@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bertsmith.estimators import TextClassifier, TextRegressor
+    from bertsmith.estimators import TextClassifier, TextRegressor, TokenTagger
     from bertsmith.predict import Model
 
 __version__ = "0.1.0"
-__all__ = ["TextClassifier", "TextRegressor", "load"]
+__all__ = ["TextClassifier", "TextRegressor", "TokenTagger", "load"]
 
 
 def load(path: str | Path) -> Model:

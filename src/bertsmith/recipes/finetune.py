@@ -94,6 +94,7 @@ def finetune_rows(
     files: Mapping[str, str | None],
     resume: bool = False,
     progress: ProgressLine | None = None,
+    with_report: bool = True,
 ) -> dict[str, Any]:
     """Fine-tunes an encoder on rows from wherever they come, and keeps the best epoch.
 
@@ -117,6 +118,7 @@ def finetune_rows(
         files: where rows and encoder come from; a resumed run may have other places.
         resume: go on from the newest checkpoint in `out`.
         progress: where it shows how far it is; by default on standard error.
+        with_report: whether `out/report.html` is written, for which dev rows are read once more.
 
     Raises:
         DataError: the data check finds an error, and `train_anyway` is not set.
@@ -157,6 +159,8 @@ def finetune_rows(
             if not sitting.begins_anew():
                 break
         result = sitting.finish(run) | {"learning_rate": optimizer.learning_rate}
+        if not with_report:
+            return result
         return result | {"report": str(report_run(out, data, findings, result))}
 
 

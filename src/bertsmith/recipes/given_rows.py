@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bertsmith.config import FinetuneConfig, OptimizerConfig, TaskConfig
+from bertsmith.data.tagged import TaggedSentence
 from bertsmith.errors import DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.progress import ProgressLine
@@ -56,6 +57,56 @@ def example_of(text: Text, label: str, where: str) -> Example:
     if not first.strip() or (second is not None and not second.strip()):
         raise DataError(f"{where} is empty; expected a text: fill it or drop the row")
     return Example(where, first, second, label)
+
+
+def sentences_of(given: Any, name: str) -> list[tuple[str, ...]]:
+    """Returns the words of many sentences.
+
+    Raises:
+        DataError: it is no list of sentences, or a sentence is no list of words.
+    """
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise DataError(
+            f"{name} is {type(given).__name__} {str(given)[:40]!r}; expected many sentences, "
+            f"as in [['Paris', 'sleeps']]"
+        )
+    sentences = []
+    for number, row in enumerate(given):
+        is_row = isinstance(row, Iterable) and not isinstance(row, str | bytes | Mapping)
+        words = list(row) if is_row else [None]
+        if not all(isinstance(word, str) for word in words):
+            raise DataError(
+                f"{name}[{number}] is {row!r:.40}; expected a list of words, "
+                f"as in ['Paris', 'sleeps']"
+            )
+        sentences.append(tuple(map(str, words)))
+    return sentences
+
+
+def tagged_of(given: Any, tags: Any, name: str, tags_name: str) -> list[TaggedSentence]:
+    """Returns sentences as a file would hold them, with their tags as text.
+
+    Raises:
+        DataError: a sentence has no words, or not as many as tags; or see `sentences_of`.
+    """
+    sentences, rows = sentences_of(given, name), list(tags)
+    if len(sentences) != len(rows):
+        raise DataError(
+            f"{name} has {len(sentences)} sentences and {tags_name} {len(rows)}; "
+            f"expected the tags of each sentence"
+        )
+    for number, (words, row) in enumerate(zip(sentences, rows, strict=True)):
+        if not words:
+            raise DataError(f"{name}[{number}] has no words; expected some: drop the sentence")
+        if isinstance(row, str) or len(row) != len(words):
+            raise DataError(
+                f"{tags_name}[{number}] is {row!r:.40}; expected a list of {len(words)} tags, "
+                f"one for each word of {name}[{number}]"
+            )
+    return [
+        TaggedSentence(name, number, words, tuple(map(str, row)))
+        for number, (words, row) in enumerate(zip(sentences, rows, strict=True))
+    ]
 
 
 def columns_of(texts: Sequence[Text]) -> dict[str, str | None]:
@@ -113,6 +164,7 @@ def finetune_given(
                 settings,
                 files={"model": str(model)},
                 progress=ProgressLine(None if verbose else io.StringIO()),
+                with_report=False,
             )
         finally:
             torch.set_num_threads(threads)
