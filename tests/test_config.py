@@ -15,10 +15,12 @@ from bertsmith.config import (
     SIZES,
     BertConfig,
     ExamplesConfig,
+    OptimizerConfig,
     PretrainConfig,
     bert_of_size,
     read_settings_file,
     seconds_of,
+    setting_names,
 )
 from bertsmith.errors import BertsmithError, ConfigError, DataError, MissingInputError
 
@@ -127,3 +129,13 @@ def test_settings_files(tmp_path: Path) -> None:
 
 def test_every_size_is_a_shape() -> None:
     assert all(bert_of_size(size) for size in SIZES)
+
+
+def test_the_settings_of_the_examples_are_settings() -> None:
+    path = Path(__file__).parent.parent / "examples/an_hour.toml"
+    values = read_settings_file(path)
+    stages = (PretrainConfig, ExamplesConfig, OptimizerConfig)
+    for stage in stages:
+        known = {name: values[name] for name in setting_names(stage) if name in values}
+        assert stage.from_mapping(known, where=str(path)) != stage()
+    assert set(values) <= {name for stage in stages for name in setting_names(stage)}

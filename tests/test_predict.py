@@ -18,6 +18,7 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.task_heads import BertForClassification, BertForRegression
 from bertsmith.predict import Model, load
+from bertsmith.predictions import predict_file
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -122,7 +123,7 @@ def test_a_file_is_answered_row_by_row(
     monkeypatch.setattr("bertsmith.tasks.pieces.WINDOW_ROWS", 16)
     texts = [*random_texts(99), ""]
     data = write_texts(tmp_path / "data.csv", texts)
-    result = classifier.predict_file(data, tmp_path / "out.csv")
+    result = predict_file(classifier, data, tmp_path / "out.csv")
     assert result["rows"] == 100
     assert result["empty_texts"] == sum(not text for text in texts)
     with (tmp_path / "out.csv").open(newline="") as file:
@@ -138,7 +139,7 @@ def test_a_submission_follows_the_sample(tmp_path: Path, classifier: Model) -> N
     data = write_texts(tmp_path / "test.csv", texts)
     sample = tmp_path / "sample_submission.csv"
     sample.write_text("id,target\n" + "".join(f"row{n},0\n" for n in reversed(range(10))))
-    result = classifier.predict_file(data, tmp_path / "submission.csv", like=sample)
+    result = predict_file(classifier, data, tmp_path / "submission.csv", like=sample)
     assert result["rows"] == 10
     header, *lines = (tmp_path / "submission.csv").read_text().split()
     answers = [found.answer for found in classifier.predict(texts)]
@@ -153,15 +154,15 @@ def test_another_name_of_the_text_column_is_asked_for_or_guessed(
     path.write_text("index\tsentence\n0\ta b\n1\tc\n")
     assert (
         "text from column 'sentence' (guessed)"
-        in (classifier.predict_file(path, tmp_path / "out.jsonl")["columns"])
+        in (predict_file(classifier, path, tmp_path / "out.jsonl")["columns"])
     )
     (first, _) = (tmp_path / "out.jsonl").read_text().splitlines()
     assert json.loads(first).keys() == {"index", "prediction", "probabilities"}
     path.write_text("x\ty\tz\n0\ta b\t1\n")
     with pytest.raises(DataError, match="--text-column"):
-        classifier.predict_file(path, tmp_path / "out.csv")
+        predict_file(classifier, path, tmp_path / "out.csv")
     flags = ColumnsConfig(text_column="y", id_column="x")
-    assert classifier.predict_file(path, tmp_path / "out.csv", flags)["rows"] == 1
+    assert predict_file(classifier, path, tmp_path / "out.csv", flags)["rows"] == 1
 
 
 def test_what_a_model_has_no_head_for_is_refused(
@@ -172,7 +173,7 @@ def test_what_a_model_has_no_head_for_is_refused(
     with pytest.raises(CheckpointError, match="holds no fine-tuned model"):
         pretrained.predict(["a"])
     with pytest.raises(ConfigError, match=r"ends in \.csv or \.jsonl"):
-        classifier.predict_file(write_texts(tmp_path / "a.csv", ["a"]), tmp_path / "out.xlsx")
+        predict_file(classifier, write_texts(tmp_path / "a.csv", ["a"]), tmp_path / "out.xlsx")
 
 
 def test_masks_are_filled_as_transformers_fills_them(folder: Path, pretrained: Model) -> None:

@@ -213,8 +213,9 @@ def predict(
 ) -> Result:
     """Writes a fine-tuned model's predictions for every row of a file."""
     from bertsmith.predict import load
+    from bertsmith.predictions import predict_file
 
-    return load(model).predict_file(data, out, given.stage(ColumnsConfig), like=like)
+    return predict_file(load(model), data, out, given.stage(ColumnsConfig), like=like)
 
 
 def doctor(

@@ -23,12 +23,8 @@ from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.choices import choice_of
 from bertsmith.data.columns import Columns, choose_columns
 from bertsmith.data.framing import Framed, group_by_length
-from bertsmith.data.glue import GlueTask, find_glue, glue_files, write_leaderboard
 from bertsmith.data.outputs import (
-    Answered,
     check_suffix,
-    read_layout,
-    write_submission,
     write_vectors,
 )
 from bertsmith.data.questions import Question
@@ -43,7 +39,6 @@ from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.choose import Choose
 from bertsmith.tasks.forms import Prediction
-from bertsmith.tasks.glue import check_labels
 from bertsmith.tasks.labelled import Example, read_examples
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
 from bertsmith.tasks.tag import Tag
@@ -72,7 +67,7 @@ class Model:
         self.tokenizer = loaded.tokenizer
         self.facts = loaded.facts
         self._model = loaded.model
-        self._where = where
+        self.where = where
         self.max_length = int(loaded.facts.get("max_length", loaded.config.max_position_embeddings))
 
     @property
@@ -91,7 +86,7 @@ class Model:
         """
         if not isinstance(self._model, BertForPreTraining):
             raise ConfigError(
-                f"{self._where}: has no head for masked pieces; expected a model that "
+                f"{self.where}: has no head for masked pieces; expected a model that "
                 f"`bertsmith pretrain` wrote"
             )
         vocabulary = self.tokenizer.vocabulary
@@ -226,15 +221,15 @@ class Model:
             CheckpointError: the model was not trained for such a task.
             DataError: it was trained on pairs and gets a single text, or the other way round.
         """
-        task = self._task()
+        task = self.task
         if isinstance(task, Answer):
-            raise ConfigError(f"{self._where}: answers questions; call answer(question, context)")
+            raise ConfigError(f"{self.where}: answers questions; call answer(question, context)")
         if isinstance(task, Tag):
-            raise ConfigError(f"{self._where}: tags words; call tag(sentences)")
+            raise ConfigError(f"{self.where}: tags words; call tag(sentences)")
         if isinstance(task, Choose):
-            raise ConfigError(f"{self._where}: chooses among endings; call choose with these")
+            raise ConfigError(f"{self.where}: chooses among endings; call choose with these")
         examples = (self._example(number, text) for number, text in enumerate(texts, start=1))
-        return [found for _, found in self._answers(task, examples)]
+        return [found for _, found in self.answers(task, examples)]
 
     def tag(self, sentences: Iterable[Sequence[str]]) -> list[Prediction]:
         """Returns for each sentence, given as its words, the tag of each word.
@@ -246,14 +241,14 @@ class Model:
             ConfigError: the model was trained for something else.
             DataError: a sentence is a text and not a list of words.
         """
-        task = self._task()
+        task = self.task
         if not isinstance(task, Tag):
             raise ConfigError(
-                f"{self._where}: its task is {task.name}; expected a model that "
+                f"{self.where}: its task is {task.name}; expected a model that "
                 f"`bertsmith finetune tag` wrote"
             )
         examples = (_tagged(number, words) for number, words in enumerate(sentences, start=1))
-        return [found for _, found in self._answers(task, examples)]
+        return [found for _, found in self.answers(task, examples)]
 
     def answer(self, question: str, context: str) -> dict[str, Any]:
         """Returns the words of the context that answer the question.
@@ -264,14 +259,14 @@ class Model:
         Raises:
             ConfigError: the model was trained for something else.
         """
-        task = self._task()
+        task = self.task
         if not isinstance(task, Answer):
             raise ConfigError(
-                f"{self._where}: its task is {task.name}; expected a model that "
+                f"{self.where}: its task is {task.name}; expected a model that "
                 f"`bertsmith finetune answer` wrote"
             )
         asked = Question("the question", "question", question, context)
-        [(_, found)] = self._answers(task, [asked])
+        [(_, found)] = self.answers(task, [asked])
         return {"text": found.answer, **found.more}
 
     def choose(self, rows: Iterable[tuple[str, Sequence[str]]]) -> list[Prediction]:
@@ -283,10 +278,10 @@ class Model:
             ConfigError: the model was trained for something else.
             DataError: there are fewer than two endings.
         """
-        task = self._task()
+        task = self.task
         if not isinstance(task, Choose):
             raise ConfigError(
-                f"{self._where}: its task is {task.name}; expected a model that "
+                f"{self.where}: its task is {task.name}; expected a model that "
                 f"`bertsmith finetune choose` wrote"
             )
         spelling = self.facts.get("choice_columns", {}).get("spelling", "number")
@@ -294,89 +289,19 @@ class Model:
             choice_of(stem, endings, spelling, f"row {number}")
             for number, (stem, endings) in enumerate(rows, start=1)
         )
-        return [found for _, found in self._answers(task, examples)]
+        return [found for _, found in self.answers(task, examples)]
 
-    def predict_file(
-        self,
-        data: Path,
-        out: Path,
-        columns: ColumnsConfig | None = None,
-        *,
-        like: Path | None = None,
-    ) -> dict[str, Any]:
-        """Writes a prediction for every row of a file; returns `rows` and `seconds`.
-
-        `out` is CSV or JSON lines by its name: the id, where the file has ids, the prediction, and
-        the probability of each label; what else a task may be written as, `Task.suffixes` tells.
-        With `like`, a sample submission, it has that file's columns and order, and its ids are
-        checked. With `columns.glue`, `data` is the folder of a GLUE task, whose test file is
-        answered, and `out` is TSV as the leaderboard takes it.
+    @property
+    def task(self) -> Task:
+        """Returns the task that it was trained for.
 
         Raises:
-            DataError: the file has no texts as in training, or not the ids of the sample.
+            CheckpointError: it was trained for none.
         """
-        started = time.monotonic()
-        task = self._task()
-        columns = columns or ColumnsConfig()
-        glue = find_glue(columns.glue, task.name) if columns.glue else None
-        if glue:
-            check_suffix(out, ".tsv")
-            data = self._glue_test(data, glue, like)
-        else:
-            check_suffix(out, *((".csv",) if like else task.suffixes))
-        source = task.read(data, columns, self.facts, labelled=False)
-        layout = None
-        if like:
-            layout = read_layout(like, source.known_columns, self.facts.get("labels", []))
-            columns = replace(columns, id_column=layout.id_column)
-            source = task.read(data, columns, self.facts, labelled=False)
-        num_cut = num_empty = num_bare = 0
+        return task_of(self.facts, self.where)
 
-        def answered() -> Iterator[tuple[Any, Prediction]]:
-            nonlocal num_cut, num_empty, num_bare
-            for example, found in self._answers(task, source.examples):
-                num_cut += found.was_cut
-                num_empty += not str(getattr(example, "text", "-")).strip()
-                num_bare += found.more.get("words_without_pieces", 0)
-                yield example, found
-
-        plain = (
-            Answered(example.id, found.answer, found.probabilities) for example, found in answered()
-        )
-        if layout:
-            rows = write_submission(out, plain, layout)
-        elif glue:
-            rows = write_leaderboard(out, plain)
-        else:
-            rows = task.write(out, answered(), source.columns.id if source.columns else None)
-        return {
-            "rows": rows,
-            "seconds": time.monotonic() - started,
-            "empty_texts": num_empty,
-            "cut_texts": num_cut,
-            "columns": source.said,
-            "out": str(out),
-            **({"words_without_pieces": num_bare} if isinstance(task, Tag) else {}),
-        }
-
-    def _glue_test(self, place: Path, glue: GlueTask, like: Path | None) -> Path:
-        """Returns the test file of a GLUE task, whose labels this model must have."""
-        if like:
-            raise ConfigError(f"like is {str(like)!r}, but GLUE has a layout of its own: drop it")
-        if glue.labels:
-            check_labels(self.facts.get("labels", []), glue, self._where)
-        files = glue_files(place, glue, "test")
-        if len(files) > 1:
-            raise ConfigError(
-                f"glue is {glue.name!r}, which has {len(files)} test files; expected one of them: "
-                f"give --glue {glue.name}-m, then --glue {glue.name}-mm"
-            )
-        return files[0]
-
-    def _task(self) -> Task:
-        return task_of(self.facts, self._where)
-
-    def _answers(self, task: Task, examples: Iterable[Any]) -> Iterator[tuple[Any, Prediction]]:
+    def answers(self, task: Task, examples: Iterable[Any]) -> Iterator[tuple[Any, Prediction]]:
+        """Yields each of a task's own examples with its prediction, in their order."""
         model = cast(TaskModel, self._model)  # a folder with a task holds its head
         return answer(task, model, self.tokenizer, examples, self.max_length)
 
@@ -390,7 +315,7 @@ class Model:
         if trained and is_pair != (trained.pair is not None):
             wanted, found = ("single texts", "a pair") if is_pair else ("pairs", "a single text")
             raise DataError(
-                f"{where}: holds {found}, but {self._where} was trained on {wanted}; expected those"
+                f"{where}: holds {found}, but {self.where} was trained on {wanted}; expected those"
             )
 
     def _trained_on(self) -> Columns | None:

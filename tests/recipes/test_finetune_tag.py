@@ -15,6 +15,7 @@ from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import save_model
 from bertsmith.model.bert import Bert
 from bertsmith.predict import load
+from bertsmith.predictions import predict_file
 from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.finetune import finetune
 from bertsmith.tasks.schemes import respelt
@@ -106,7 +107,7 @@ def test_a_tagger_learns_and_is_scored_as_seqeval_does(tagger: Path) -> None:
 @pytest.mark.parametrize("name", ["answers.conll", "answers.jsonl"])
 def test_predictions_of_a_file_are_scored_as_its_answers(name: str, tagger: Path) -> None:
     model = load(tagger / "run/best")
-    result = model.predict_file(tagger / "dev.txt", tagger / name)
+    result = predict_file(model, tagger / "dev.txt", tagger / name)
     assert result["rows"] == 60
     num_bare = sum(words.count("\u200b") for words, _ in rows_of(60, 1))
     assert result["words_without_pieces"] == num_bare
@@ -117,7 +118,7 @@ def test_predictions_of_a_file_are_scored_as_its_answers(name: str, tagger: Path
 
 def test_plain_text_is_tagged_word_by_word(tagger: Path) -> None:
     (tagger / "new.txt").write_text("bob goes to oslo\n\nann sees eve\n")
-    load(tagger / "run/best").predict_file(tagger / "new.txt", tagger / "new.jsonl")
+    predict_file(load(tagger / "run/best"), tagger / "new.txt", tagger / "new.jsonl")
     rows = [json.loads(line) for line in (tagger / "new.jsonl").read_text().splitlines()]
     assert [row["words"] for row in rows] == [["bob", "goes", "to", "oslo"], ["ann", "sees", "eve"]]
     assert rows[0]["tags"] == ["I-PER", "O", "O", "I-LOC"]
@@ -141,7 +142,7 @@ def test_a_tagger_refuses_texts(tagger: Path) -> None:
     with pytest.raises(ConfigError, match=r"tags words; call tag\(sentences\)"):
         model.predict(["bob sees ann"])
     with pytest.raises(ConfigError, match="out is .*expected a name that ends in .conll"):
-        model.predict_file(tagger / "dev.txt", tagger / "answers.csv")
+        predict_file(model, tagger / "dev.txt", tagger / "answers.csv")
 
 
 def test_slots_and_intents_are_learnt_together(tmp_path: Path, encoder: Path) -> None:
@@ -153,7 +154,7 @@ def test_slots_and_intents_are_learnt_together(tmp_path: Path, encoder: Path) ->
     assert scores["intent_accuracy"] > 0.9 and scores["f1"] > 0.95
     assert scores["sentence_accuracy"] > 0.8
     model = load(tmp_path / "run/best")
-    model.predict_file(dev, tmp_path / "answers.conll")
+    predict_file(model, dev, tmp_path / "answers.conll")
     again = evaluate_task(tmp_path / "run/best", tmp_path / "answers.conll")
     assert again["sentence_accuracy"] == 1.0
     (found,) = model.tag([["bob", "sees", "rome"]])
@@ -187,7 +188,7 @@ def test_what_only_the_document_tells_is_learnt_with_its_context(
     assert scores[True] > 0.9 and scores[False] < 0.75
     # A folder remembers the option: words alone have no document, and rows of a file have one.
     model = load(tmp_path / "run-True/best")
-    model.predict_file(path, tmp_path / "out.conll")
+    predict_file(model, path, tmp_path / "out.conll")
     assert evaluate_task(tmp_path / "run-True/best", tmp_path / "out.conll")["f1"] == 1.0
 
 

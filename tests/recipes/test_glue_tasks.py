@@ -21,6 +21,7 @@ from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import load_model, save_model
 from bertsmith.model.task_heads import BertForClassification, BertForRegression
 from bertsmith.predict import load
+from bertsmith.predictions import predict_file
 from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.finetune import finetune
 from bertsmith.tasks.task import find_task
@@ -177,29 +178,29 @@ def test_mnli_is_evaluated_on_both_parts_and_each_is_predicted_by_its_name(tmp_p
     model = load(folder)
     for name, count in (("MNLI-m", 30), ("MNLI-mm", 31), ("AX", 2)):
         out = tmp_path / f"{name}.tsv"
-        result = model.predict_file(tmp_path, out, ColumnsConfig(glue=name))
+        result = predict_file(model, tmp_path, out, ColumnsConfig(glue=name))
         assert result["rows"] == count
         answers = [line.split("\t")[1] for line in out.read_text().splitlines()[1:]]
         assert set(answers) <= set(NLI) and len(answers) == count
     with pytest.raises(ConfigError, match="which has 2 test files; .* --glue MNLI-m, then"):
-        model.predict_file(tmp_path, tmp_path / "MNLI.tsv", ColumnsConfig(glue="MNLI"))
+        predict_file(model, tmp_path, tmp_path / "MNLI.tsv", ColumnsConfig(glue="MNLI"))
 
 
 def test_a_model_with_other_labels_is_refused(tmp_path: Path) -> None:
     model = load(model_for(tmp_path, "RTE"))
     with pytest.raises(ConfigError, match="answers entailment, not_entailment; .* AX asks: contra"):
-        model.predict_file(tmp_path, tmp_path / "AX.tsv", ColumnsConfig(glue="AX"))
+        predict_file(model, tmp_path, tmp_path / "AX.tsv", ColumnsConfig(glue="AX"))
     with pytest.raises(
         ConfigError, match=r"out is .*RTE\.csv'; expected a name that ends in \.tsv"
     ):
-        model.predict_file(tmp_path, tmp_path / "RTE.csv", ColumnsConfig(glue="RTE"))
+        predict_file(model, tmp_path, tmp_path / "RTE.csv", ColumnsConfig(glue="RTE"))
 
 
 @pytest.mark.parametrize("name", ["CoLA", "STS-B", "AX"])
 def test_real_test_files_become_submissions(shared_data: Path, tmp_path: Path, name: str) -> None:
     model = load(model_for(tmp_path, "MNLI" if name == "AX" else name))
     out = tmp_path / f"{name}.tsv"
-    rows = model.predict_file(shared_data / "glue", out, ColumnsConfig(glue=name))["rows"]
+    rows = predict_file(model, shared_data / "glue", out, ColumnsConfig(glue=name))["rows"]
     assert rows in GLUE[name].rows.values()
     found = [line.split("\t") for line in out.read_text().splitlines()]
     assert [int(index) for index, _ in found[1:]] == list(range(rows))
