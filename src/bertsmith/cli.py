@@ -270,6 +270,22 @@ def embed(
     )
 
 
+def features(
+    given: Given,
+    model: Model,
+    text: Annotated[Path, Help("text file, one text a line, or a table")],
+    *,
+    out: Annotated[Path, Help("file to write: .npz, or .npy for the states alone")],
+    layers: Annotated[
+        str, Help("as in -1 or 0,6,12 or -4:-1, the last four; 0 are the embeddings")
+    ] = "-1",
+) -> Result:
+    """Writes the states of chosen layers for every piece of every text."""
+    from bertsmith.recipes.features import write_features
+
+    return write_features(model, text, out, layers, given.stage(ColumnsConfig))
+
+
 def inspect(
     given: Given,
     model: Annotated[str, Help("model folder, or a size such as base or L6-H384")],
@@ -298,6 +314,7 @@ COMMANDS = (
     (doctor, (ColumnsConfig, TaskConfig)),
     (fill, ()),
     (embed, (ColumnsConfig,)),
+    (features, (ColumnsConfig,)),
     (inspect, ()),
     (env, ()),
 )
