@@ -391,6 +391,22 @@ class TaskConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureTaggerConfig(Settings):
+    """A tagger on a frozen encoder. The defaults are the best of the paper's six combinations.
+
+    Source: Devlin et al. 2019, section 5.3; the dropout, of which it says nothing, is our choice.
+    """
+
+    layers: Annotated[str, Help("layers that are read, as in -1 or 1: or -4:-1")] = "-4:-1"
+    combine: Annotated[
+        Literal["mix", "concat"], Help("sum the layers with learnt weights, or put them in a row")
+    ] = "concat"
+    lstm_size: Annotated[int, Ge(1), Help("width of the BiLSTM, in each direction")] = 768
+    lstm_layers: Annotated[int, Ge(1), Help("BiLSTMs on top of each other")] = 2
+    lstm_dropout: Annotated[float, Ge(0), Lt(1), Help("of what each of them reads")] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class ColumnsConfig(Settings):
     """Which columns of a labelled file are read; what is not named is guessed and said aloud."""
 

@@ -112,7 +112,7 @@ def write_features(
         states = (states_of(encoder, batch, chosen) for batch in spool.batches())
         with new_file(out, "wb") as target:
             if out.suffix.lower() == ".npy":
-                _write_array(target, "<f4", shape, states)
+                write_array(target, "<f4", shape, states)
             else:
                 _write_archive(target, spool, shape, states, loaded.tokenizer.vocabulary)
     seconds = time.monotonic() - started
@@ -161,17 +161,23 @@ class Spool:
     def batches(self) -> Iterator[list[Framed]]:
         """Yields the texts in their order, as many at a time as go through a model together."""
         self.file.seek(0)
-        batch: list[Framed] = []
-        tokens = 0
-        for length in self.lengths:
-            if batch and tokens + length > TOKENS_PER_BATCH:
-                yield batch
-                batch, tokens = [], 0
-            ids = np.frombuffer(self.file.read(4 * length), "<i4")
-            batch.append(Framed(ids, np.zeros(length, np.int32), was_cut=False))
-            tokens += length
-        if batch:
+        ids = (np.frombuffer(self.file.read(4 * length), "<i4") for length in self.lengths)
+        rows = (Framed(row, np.zeros(len(row), np.int32), was_cut=False) for row in ids)
+        yield from in_batches(rows)
+
+
+def in_batches(rows: Iterable[Framed]) -> Iterator[list[Framed]]:
+    """Yields rows in their order, as many at a time as go through a model together."""
+    batch: list[Framed] = []
+    tokens = 0
+    for row in rows:
+        if batch and tokens + len(row) > TOKENS_PER_BATCH:
             yield batch
+            batch, tokens = [], 0
+        batch.append(row)
+        tokens += len(row)
+    if batch:
+        yield batch
 
 
 def _layer(number: str, num_layers: int, chosen: str) -> int:
@@ -203,12 +209,13 @@ def _write_archive(
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, (kind, size, blocks) in members.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                _write_array(member, kind, size, blocks)
+                write_array(member, kind, size, blocks)
 
 
-def _write_array(
+def write_array(
     target: IO[bytes], kind: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
 ) -> None:
+    """Writes an array of numpy whose parts come one after the other; `shape` is that of all."""
     np.lib.format.write_array_header_1_0(
         target, {"descr": kind, "fortran_order": False, "shape": shape}
     )

@@ -195,7 +195,7 @@ def read_steps(
     steps_per_epoch = -(-len(rows) // batch_size)
     epoch, first = divmod(step, steps_per_epoch)
     while True:
-        order = _order(len(rows), seed, epoch)
+        order = epoch_order(len(rows), seed, epoch)
         for place in range(first, steps_per_epoch):
             yield list(_parts(task, rows, order[place * batch_size : (place + 1) * batch_size]))
         epoch, first = epoch + 1, 0
@@ -207,8 +207,8 @@ def _encoded(task: Task, examples: list[Any], tokenizer: Tokenizer, max_length: 
     return Rows(examples, features, targets)
 
 
-def _order(count: int, seed: int, epoch: int) -> list[int]:
-    """Returns the numbers below `count` in random order.
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    """Returns the numbers below `count` in an order drawn from seed and epoch.
 
     Only raw words are drawn, which numpy promises never to change.
     """
