@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bertsmith.errors import CheckpointError, FolderInUseError, MissingInputError, StorageError
 
@@ -116,16 +116,33 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or is not such JSON.
     """
     try:
-        values = json.loads(path.read_bytes(), object_pairs_hook=_without_doubles)
+        values = strict_json(path.read_bytes(), finite=False)
     except FileNotFoundError:
         raise MissingInputError(f"{path}: there is no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: {error}; expected one JSON object") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: holds {type(values).__name__}; expected one JSON object")
     return values
+
+
+def strict_json(text: str | bytes, *, finite: bool = True) -> Any:
+    """Returns what JSON text holds; no key may stand twice in one object.
+
+    Args:
+        text: one value; bytes are UTF-8.
+        finite: whether NaN and the infinities, which are Python's own, are refused.
+
+    Raises:
+        ValueError: it is no such JSON, or nested too deeply; a `json.JSONDecodeError` tells where.
+    """
+    decoder = _STRICT if finite else _LENIENT
+    try:
+        return decoder.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
 
 
 def sha256_of(path: Path) -> str:
@@ -168,11 +185,21 @@ def _refuse_to_lose(folder: Path, known: Set[str]) -> None:
         )
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a key stands twice in one object")
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
     return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def _message(path: Path, error: Exception, needed_bytes: int) -> str:

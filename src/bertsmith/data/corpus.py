@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import csv
 import html
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NoReturn
 
 from bertsmith.config import CorpusConfig
 from bertsmith.data.files import (
@@ -31,6 +29,7 @@ from bertsmith.data.layout import (
     profile_lines,
 )
 from bertsmith.errors import DataError, MissingInputError, nearest
+from bertsmith.storage import strict_json
 
 TEXT_EXTENSIONS = (".txt", ".text", ".tokens")
 JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
@@ -206,9 +205,7 @@ def _json_rows(file: SourceFile, config: CorpusConfig) -> Iterator[tuple[int, st
 
 def _json_text(line: str, where: str, field: str) -> str:
     try:
-        row = _DECODER.decode(line)
-    except RecursionError:
-        raise DataError(f"{where}: the JSON is nested too deep; expected a flat object") from None
+        row = strict_json(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); expected one object a line") from None
     if not isinstance(row, dict):
@@ -229,22 +226,6 @@ def _json_text(line: str, where: str, field: str) -> str:
     if "\0" in text:
         raise DataError(f"{where}: {field!r} holds a NUL at character {text.index(chr(0))}")
     return text
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
-    return row
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)
 
 
 def _missing_field(where: str, field: str, known: Iterable[str]) -> MissingInputError:

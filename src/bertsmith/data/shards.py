@@ -15,7 +15,6 @@ No document stands in two shards. `shard_writer.py` writes the folder.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from bertsmith.config import CasingConfig
 from bertsmith.errors import DataError, MissingInputError
+from bertsmith.storage import strict_json
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 FORMAT = "bertsmith-corpus"
@@ -194,13 +194,13 @@ def _read_manifest(path: Path) -> Manifest:
             f"{where}: cannot be read ({error.strerror}); expected a folder that prepare wrote"
         ) from None
     try:
-        values = json.loads(content, object_pairs_hook=_unique_keys)
+        values = strict_json(content)
         manifest = TypeAdapter(Manifest).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise DataError(f"{where}: {place or 'the whole'}: {first['msg'].lower()}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); the file is cut short or altered") from None
     if (manifest.format, manifest.version) != (FORMAT, VERSION):
         raise DataError(
@@ -211,13 +211,6 @@ def _read_manifest(path: Path) -> Manifest:
     if odd:  # so no name leads out of the folder: each is one that this file makes up
         raise DataError(f"{where}: {min(odd)!r} is listed as a file or a shard but not as both")
     return manifest
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key stands twice")
-    return values
 
 
 def _check_file(path: Path, facts: FileFacts, verify: bool) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bertsmith.config import ColumnsConfig
 from bertsmith.data.columns import Columns
@@ -31,6 +31,7 @@ from bertsmith.data.questions import (
 )
 from bertsmith.data.tables import open_table
 from bertsmith.errors import DataError, MissingInputError
+from bertsmith.storage import strict_json
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _read_json(path: Path, encoding: str) -> Any:
             f"({error.reason}); name the right encoding with --file-encoding"
         ) from None
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object_of)
+        return strict_json(text)
     except json.JSONDecodeError as error:
         hint = ""
         if error.msg == "Extra data":
@@ -192,19 +193,5 @@ def _read_json(path: Path, encoding: str) -> Any:
             f"{path}:{error.lineno}: {error.msg} at column {error.colno}; "
             f"expected one JSON object in the form of SQuAD{hint}"
         ) from None
-    except (ValueError, RecursionError) as error:
-        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DataError(f"{path}: {reason}; expected the form of SQuAD") from None
-
-
-def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; expected the form of SQuAD") from None

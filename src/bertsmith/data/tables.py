@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Literal, NoReturn
 
 from bertsmith.config import ColumnsConfig
 from bertsmith.errors import ConfigError, DataError, MissingInputError
+from bertsmith.storage import strict_json
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "lines"]
 
@@ -307,22 +308,10 @@ def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
 
 
 def _json_object(where: str, line: str) -> dict[str, Any]:
-    def refuse_constant(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        known = dict(pairs)
-        if len(known) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"the key {twice!r} stands twice")
-        return known
-
     try:
-        found = json.loads(line, parse_constant=refuse_constant, object_pairs_hook=refuse_twice)
-    except (ValueError, RecursionError) as error:
-        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DataError(f"{where}: {reason}; expected one JSON object a line") from None
+        found = strict_json(line)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}; expected one JSON object a line") from None
     if not isinstance(found, dict):
         raise DataError(f"{where}: holds {_shown(found)}; expected one JSON object a line")
     return found
