@@ -22,14 +22,39 @@ from bertsmith.model.dropout import Noise, drop
 from bertsmith.model.heads import class_loss
 
 
-class BertForClassification(nn.Module):
+class _OnFirsts(nn.Module):
+    """The encoder with a layer on what its pooler makes of each sequence's first token."""
+
+    per_token: ClassVar[bool] = False
+
+    def __init__(self, config: BertConfig, num_outputs: int) -> None:
+        """Draws new weights from torch's default generator."""
+        super().__init__()
+        self.config = config
+        self.encoder = Bert(config)
+        self.classifier = nn.Linear(config.hidden_size, num_outputs)
+        initialize(self.classifier, config.initializer_range)
+
+    def logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns the outputs for each sequence: scores, or a number. [S, C]
+
+        Args:
+            piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
+        """
+        firsts = self.encoder.firsts(  # [S, H]
+            piece_ids, segment_ids, position_ids, sequence_starts
+        )
+        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, C]
+
+
+class BertForClassification(_OnFirsts):
     """The encoder with one score per class for each sequence, of which one or several are right.
 
     Source: Devlin et al. 2019, section 4.1; it agrees with
     `transformers.BertForSequenceClassification`.
     """
-
-    per_token: ClassVar[bool] = False
 
     def __init__(
         self, config: BertConfig, num_labels: int, *, several: bool = False, smoothing: float = 0.0
@@ -42,14 +67,10 @@ class BertForClassification(nn.Module):
             several: whether any number of classes may be right at once.
             smoothing: share of each label that the loss spreads over all classes evenly.
         """
-        super().__init__()
-        self.config = config
+        super().__init__(config, num_labels)
         self.num_labels = num_labels
         self.several = several
         self.smoothing = smoothing
-        self.encoder = Bert(config)
-        self.classifier = nn.Linear(config.hidden_size, num_labels)
-        initialize(self.classifier, config.initializer_range)
 
     def forward(
         self,
@@ -92,31 +113,16 @@ class BertForClassification(nn.Module):
         weight = len(labels) if label_weights is None else float(label_weights.sum())
         return {"loss": weight, "accuracy": len(labels)}
 
-    def logits(
-        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
-    ) -> Tensor:
-        """Returns a score for each class of each sequence. [S, C]"""
-        firsts = self.encoder.firsts(  # [S, H]
-            piece_ids, segment_ids, position_ids, sequence_starts
-        )
-        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, C]
 
-
-class BertForRegression(nn.Module):
+class BertForRegression(_OnFirsts):
     """The encoder with one number for each sequence.
 
     Source: Devlin et al. 2019, section 4.1 (STS-B); it agrees with
     `transformers.BertForSequenceClassification` of one label.
     """
 
-    per_token: ClassVar[bool] = False
-
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = Bert(config)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        initialize(self.classifier, config.initializer_range)
+        super().__init__(config, 1)
 
     def forward(
         self,
@@ -125,23 +131,24 @@ class BertForRegression(nn.Module):
         position_ids: Tensor,
         sequence_starts: Tensor,
         labels: Tensor,
+        label_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Returns the sum of `loss`, the squared error, over sequences; labels are float [S]."""
+        """Returns the sum of `loss`, the squared error, over sequences.
+
+        Args:
+            piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
+            labels: the right numbers. float [S]
+            label_weights: how much each sequence's loss counts; all alike if None. float [S]
+        """
         logits = self.logits(piece_ids, segment_ids, position_ids, sequence_starts)  # [S, 1]
-        return {"loss": F.mse_loss(logits.squeeze(1).float(), labels.float(), reduction="sum")}
+        losses = (logits.squeeze(1).float() - labels.float()).square()  # [S]
+        return {"loss": (losses if label_weights is None else losses * label_weights).sum()}
 
-    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, float]:
-        """Returns how many things the sum of `forward` is over."""
-        return {"loss": len(labels)}
-
-    def logits(
-        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
-    ) -> Tensor:
-        """Returns the number predicted for each sequence. [S, 1]"""
-        firsts = self.encoder.firsts(  # [S, H]
-            piece_ids, segment_ids, position_ids, sequence_starts
-        )
-        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, 1]
+    def counts(
+        self, *, labels: Tensor, label_weights: Tensor | None = None, **_: Tensor
+    ) -> dict[str, float]:
+        """Returns how many things the sum of `forward` is over, weighted ones as they weigh."""
+        return {"loss": len(labels) if label_weights is None else float(label_weights.sum())}
 
 
 class BertForTagging(nn.Module):
@@ -280,20 +287,14 @@ class BertForAnswering(nn.Module):
         )
 
 
-class BertForChoice(nn.Module):
+class BertForChoice(_OnFirsts):
     """The encoder with one score for each sequence, of which the best of a row is chosen.
 
     Source: Devlin et al. 2019, section 4.4; it agrees with `transformers.BertForMultipleChoice`.
     """
 
-    per_token: ClassVar[bool] = False
-
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = Bert(config)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        initialize(self.classifier, config.initializer_range)
+        super().__init__(config, 1)
 
     def forward(
         self,
@@ -317,15 +318,6 @@ class BertForChoice(nn.Module):
     def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, float]:
         """Returns how many things each sum of `forward` is over."""
         return {"loss": len(labels), "accuracy": len(labels)}
-
-    def logits(
-        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
-    ) -> Tensor:
-        """Returns the score of each sequence. [S, 1]"""
-        firsts = self.encoder.firsts(  # [S, H]
-            piece_ids, segment_ids, position_ids, sequence_starts
-        )
-        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, 1]
 
 
 TaskModel = (

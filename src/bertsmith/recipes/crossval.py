@@ -89,22 +89,34 @@ def crossval(
 
 def _write_out_of_fold(path: Path, trials: list[Trial], models: list[Loaded]) -> dict[str, float]:
     """Writes the prediction for every row by the model that has not seen it; returns the scores."""
+    task, trial = task_of(models[0].facts, str(path)), trials[0]
+    source = task.read(trial.train, trial.columns, models[0].facts, labelled=True)
+    examples = list(source.examples)
+    scorer = task.scorer()
+    header: list[str] = []
     with new_file(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        for number, (trial, loaded) in enumerate(zip(trials, models, strict=True)):
-            task = task_of(loaded.facts, str(path))
-            source = task.read(trial.train, trial.columns, loaded.facts, labelled=True)
+        for trial, loaded in zip(trials, models, strict=True):
             assert trial.fold is not None, "each of these trials is a fold"
-            seed = trial.config.split_seed
-            _, inside = split_fold(task, list(source.examples), trial.fold, seed)
-            if number == 0:
-                scorer = task.scorer()
-                writer.writerow(["row", "fold", "prediction", *loaded.facts.get("labels", [])])
-            for example, prediction in _answers(task, loaded, inside):
-                scorer.add(example, prediction)
-                shares = [spelt(share) for share in prediction.probabilities.values()]
-                writer.writerow([example.where, number, prediction.answer, *shares])
+            own = task_of(loaded.facts, str(path))  # with what was tuned on its dev rows
+            _, inside = split_fold(task, examples, trial.fold, trial.config.split_seed)
+            for example, found in _answers(own, loaded, inside):
+                scorer.add(example, found)
+                if not header:
+                    header = ["row", "fold", "prediction", *found.probabilities]
+                    writer.writerow(header)
+                shares = map(spelt, found.probabilities.values())
+                writer.writerow([example.where, trial.fold.number, _cell(own, found), *shares])
     return scorer.scores()
+
+
+def _cell(task: Task, found: Prediction) -> str:
+    """Returns an answer as one cell of a table: several labels as in training, tags with spaces."""
+    if isinstance(task, Classify):
+        return task.spelt(found.answer)
+    if isinstance(found.answer, str | float):
+        return spelt(found.answer)
+    return " ".join(found.answer)
 
 
 def _write_submission(

@@ -143,7 +143,7 @@ def finetune_rows(
         while True:
             seed = config.seed + sitting.standing.restarts
             random_weights = bool(settings.get("random_weights"))
-            trained = new_model(data, load_encoder(model), config, seed, random_weights)
+            trained = new_model(data, loaded, config, seed, random_weights)
             run = Run(trained, adamw(trained, optimizer, rate_scales(trained, config)))
             sitting.begin(run)
             with sitting.requests:
@@ -158,6 +158,7 @@ def finetune_rows(
                 )
             if not sitting.begins_anew():
                 break
+            loaded = load_encoder(model)  # the first one's weights have been trained
         result = sitting.finish(run) | {"learning_rate": optimizer.learning_rate}
         if not with_report:
             return result

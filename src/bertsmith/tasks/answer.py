@@ -19,10 +19,10 @@ from bertsmith.data.columns import Columns
 from bertsmith.data.outputs import Answered, new_file, write_predictions
 from bertsmith.data.questions import Purpose, Question
 from bertsmith.data.squad import open_questions
-from bertsmith.errors import CheckpointError, ConfigError, DataError
+from bertsmith.errors import CheckpointError, DataError
 from bertsmith.model.task_heads import BertForAnswering, TaskModel
 from bertsmith.storage import sha256_of
-from bertsmith.tasks.forms import Prediction, Source
+from bertsmith.tasks.forms import Prediction, Source, refuse_label_options
 from bertsmith.tasks.spans import (
     AnswerFeatures,
     best_spans,
@@ -95,9 +95,7 @@ class Answer:
             DataError: there is no question, or none that has an answer.
             ConfigError: an option is for other tasks.
         """
-        for option in ("class_weights", "multi_label", "label_smoothing", "tune_thresholds"):
-            if getattr(options, option):
-                raise ConfigError(f"{option} is for the task classify; an answer has no labels")
+        refuse_label_options(options, "an answer has no labels")
         if not any(example.answers for example in examples):
             raise DataError(
                 f"none of the {len(examples)} training questions has an answer in its context; "

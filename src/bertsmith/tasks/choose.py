@@ -24,7 +24,7 @@ from bertsmith.data.outputs import PREDICTION, PROBABILITY, new_file, spelt
 from bertsmith.data.tables import open_table
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.model.task_heads import BertForChoice, TaskModel
-from bertsmith.tasks.forms import Features, Prediction, Source
+from bertsmith.tasks.forms import Features, Prediction, Source, refuse_label_options
 from bertsmith.tasks.labelled import Example
 from bertsmith.tasks.pieces import encode
 from bertsmith.text.wordpiece import Tokenizer
@@ -92,9 +92,7 @@ class Choose:
             DataError: there is no row.
             ConfigError: an option is for other tasks.
         """
-        for option in ("class_weights", "multi_label", "label_smoothing", "tune_thresholds"):
-            if getattr(options, option):
-                raise ConfigError(f"{option} is for the task classify; choices have no classes")
+        refuse_label_options(options, "choices have no classes")
         if options.long_texts != "cut":
             raise ConfigError(
                 "long_texts is 'windows', but the task choose can only cut; raise max_length"

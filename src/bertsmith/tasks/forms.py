@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from bertsmith.config import TaskConfig
 from bertsmith.data.columns import Columns
 from bertsmith.data.framing import Framed
+from bertsmith.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ class Prediction:
     probabilities: dict[str, float] = field(default_factory=dict)  # by label; none for a number
     was_cut: bool = False  # the model did not see the end of the text
     more: dict[str, Any] = field(default_factory=dict)  # what else the task tells, as other spans
+
+
+def refuse_label_options(options: TaskConfig, why: str) -> None:
+    """Raises ConfigError where an option is set that is for `classify` alone; `why` is the mend."""
+    for option in ("class_weights", "multi_label", "label_smoothing", "tune_thresholds"):
+        if getattr(options, option):
+            raise ConfigError(f"{option} is for the task classify; {why}: leave it out")
 
 
 class Scorer(Protocol):

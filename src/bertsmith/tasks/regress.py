@@ -18,9 +18,9 @@ from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import NUMBER_NAMES
 from bertsmith.data.outputs import Answered, write_predictions
-from bertsmith.errors import ConfigError, DataError
+from bertsmith.errors import DataError
 from bertsmith.model.task_heads import BertForRegression, TaskModel
-from bertsmith.tasks.forms import Features, Prediction, Source
+from bertsmith.tasks.forms import Features, Prediction, Source, refuse_label_options
 from bertsmith.tasks.glue import read_glue
 from bertsmith.tasks.labelled import Example, label_of, read_texts
 from bertsmith.tasks.metrics import regression_scores
@@ -66,9 +66,7 @@ class Regress:
             DataError: there is no row, a label is no number, or all are the same.
             ConfigError: an option is for labels alone.
         """
-        for option in ("class_weights", "multi_label", "label_smoothing", "tune_thresholds"):
-            if getattr(options, option):
-                raise ConfigError(f"{option} is for the task classify; a number has no labels")
+        refuse_label_options(options, "a number has no labels")
         values = [_number(example) for example in examples]
         if not values:
             raise DataError("the training file holds no rows; expected texts with numbers")
@@ -112,11 +110,14 @@ class Regress:
         return (_number(example) - self.mean) / self.deviation
 
     def collate(self, features: Sequence[Features], targets: Sequence[float]) -> dict[str, Tensor]:
-        """Returns a batch; every window of a row has the row's number."""
+        """Returns a batch; every window of a row has the row's number, and they count as one."""
         sequences = [part for row in features for part in row.sequences]
         sizes = torch.tensor([len(row.sequences) for row in features])  # [N]
         labels = torch.tensor(targets).repeat_interleave(sizes)  # [S]
-        return pack_texts(sequences, labels).tensors()
+        batch = pack_texts(sequences, labels).tensors()
+        if int(sizes.max()) > 1:
+            batch["label_weights"] = (1 / sizes).repeat_interleave(sizes)  # [S]
+        return batch
 
     def head(self, config: BertConfig) -> BertForRegression:
         """Returns a new model with one output."""

@@ -18,9 +18,9 @@ from bertsmith.data.batches import pack_texts
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.data.tagged_forms import columns_of, open_tagged
 from bertsmith.data.tagged_outputs import SUFFIXES, TaggedAnswer, write_tagged
-from bertsmith.errors import CheckpointError, ConfigError, DataError
+from bertsmith.errors import CheckpointError, DataError
 from bertsmith.model.task_heads import BertForTagging, TaskModel
-from bertsmith.tasks.forms import Prediction, Source
+from bertsmith.tasks.forms import Prediction, Source, refuse_label_options
 from bertsmith.tasks.schemes import (
     OUTSIDE,
     SCHEMES,
@@ -104,7 +104,7 @@ class Tag:
             DataError: there is no sentence, no two tags or intents, or tags are of mixed schemes.
             ConfigError: an option is for other tasks, or asks for documents where none are marked.
         """
-        _refuse_options(options)
+        refuse_label_options(options, "tags do not know it")
         if not examples:
             raise DataError("the training file holds no sentences; expected tagged words")
         if options.document_context:
@@ -316,12 +316,6 @@ class Tag:
     @functools.cached_property
     def _intent_numbers(self) -> dict[str, int]:
         return {intent: number for number, intent in enumerate(self.intents)}
-
-
-def _refuse_options(options: TaskConfig) -> None:
-    for option in ("class_weights", "multi_label", "label_smoothing", "tune_thresholds"):
-        if getattr(options, option):
-            raise ConfigError(f"{option} is for the task classify; tags do not know it")
 
 
 def _listed(counts: Counter[str]) -> str:
