@@ -23,22 +23,18 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 from tests.estimator_checks import EXPECTED_TO_FAIL, ClassifierOnNumbers, RegressorOnNumbers
+from tests.tiny import write_tiny_encoder
 
 import bertsmith
 from bertsmith import TextClassifier, TextRegressor, TokenTagger
 from bertsmith.config import (
-    BertConfig,
-    CasingConfig,
     FinetuneConfig,
     OptimizerConfig,
     TaskConfig,
 )
 from bertsmith.errors import CheckpointError, ConfigError, DataError, NotFiniteError
-from bertsmith.folder import save_model
-from bertsmith.model.bert import Bert
 from bertsmith.recipes.finetune import finetune
 from bertsmith.recipes.given_rows import texts_of
-from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FAST: dict[str, Any] = {
@@ -52,20 +48,15 @@ FAST: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    vocabulary = Vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS])
-    config = BertConfig(
-        vocab_size=len(vocabulary),
+    return write_tiny_encoder(
+        tmp_path_factory.mktemp("encoder") / "model",
+        LETTERS,
         hidden_size=16,
         num_hidden_layers=1,
-        num_attention_heads=2,
         intermediate_size=16,
         max_position_embeddings=32,
         initializer_range=0.3,
     )
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("encoder") / "model"
-    save_model(folder, Bert(config), Tokenizer(vocabulary, CasingConfig()), {})
-    return folder
 
 
 def rows(count: int, seed: int = 0) -> tuple[list[str], list[int]]:

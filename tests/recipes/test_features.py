@@ -11,35 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.tiny import write_tiny_encoder
 
 from bertsmith.cli import main
-from bertsmith.config import BertConfig, CasingConfig, ColumnsConfig
+from bertsmith.config import ColumnsConfig
 from bertsmith.errors import ConfigError, DataError, StorageError
-from bertsmith.folder import save_model
-from bertsmith.model.bert import Bert
 from bertsmith.recipes import features
 from bertsmith.recipes.features import parse_layers, write_features
-from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    vocabulary = Vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, "##é"])
-    config = BertConfig(
-        vocab_size=len(vocabulary),
+    return write_tiny_encoder(
+        tmp_path_factory.mktemp("encoder") / "model",
+        [*LETTERS, "##é"],
         hidden_size=16,
         num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
         max_position_embeddings=40,
         initializer_range=0.5,
     )
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("encoder") / "model"
-    save_model(folder, Bert(config), Tokenizer(vocabulary, CasingConfig()), {})
-    return folder
 
 
 def write_texts(path: Path, count: int) -> list[str]:

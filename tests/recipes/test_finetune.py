@@ -11,18 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import tiny_tokenizer, write_tiny_encoder
 
 from bertsmith.config import (
-    BertConfig,
-    CasingConfig,
     ColumnsConfig,
     FinetuneConfig,
     OptimizerConfig,
     bert_of_size,
 )
 from bertsmith.errors import ConfigError, DataError, FolderInUseError, StoppedError
-from bertsmith.folder import load_model, save_model
-from bertsmith.model.bert import Bert
+from bertsmith.folder import load_model
 from bertsmith.model.task_heads import BertForClassification
 from bertsmith.recipes import finetune as recipe
 from bertsmith.recipes import finetuning_watch as watch
@@ -31,7 +29,7 @@ from bertsmith.recipes.finetune import finetune, rate_scales, usual_learning_rat
 from bertsmith.recipes.rows import Rows, read_steps
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.labelled import Example
-from bertsmith.text.wordpiece import Tokenizer, Vocabulary
+from bertsmith.text.wordpiece import Tokenizer
 
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "the", "a", "film", "was", "is", "it"]
 WORDS += ["and", "so", "very", "plot", "one", "two"]
@@ -40,24 +38,11 @@ SHORT = FinetuneConfig(epochs=4, batch_size=16, max_length=24, threads=1)
 
 
 def small_tokenizer() -> Tokenizer:
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "1", "2"]
-    return Tokenizer(Vocabulary(pieces), CasingConfig())
+    return tiny_tokenizer([*WORDS, "1", "2"])
 
 
 def write_encoder(folder: Path, **changes: Any) -> Path:
-    tokenizer = small_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer.vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        **changes,
-    )
-    torch.manual_seed(1)
-    save_model(folder, Bert(config), tokenizer, {})
-    return folder
+    return write_tiny_encoder(folder, [*WORDS, "1", "2"], seed=1, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -8,21 +8,18 @@ from random import Random
 from typing import Any
 
 import pytest
-import torch
+from tests.tiny import write_tiny_encoder
 
 from bertsmith.cli import main
-from bertsmith.config import BertConfig, CasingConfig, FinetuneConfig, OptimizerConfig, TaskConfig
+from bertsmith.config import FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.errors import ConfigError
-from bertsmith.folder import save_model
-from bertsmith.model.bert import Bert
 from bertsmith.predict import load
 from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.finetune import finetune
-from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 FILLERS = ["the", "a", "and", "so", "on", "it", "was", "film", "plot", "very"]
 NUMBERS = ["one", "two", "three", "four"]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS, *NUMBERS, "which", "?"]
+WORDS = [*FILLERS, *NUMBERS, "which", "?"]
 
 
 def write_questions(path: Path, count: int, seed: int, *, lacking: float) -> Path:
@@ -50,18 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(folder: Path) -> Path:
-    config = BertConfig(
-        vocab_size=len(PIECES),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(1)
-    tokenizer = Tokenizer(Vocabulary(PIECES), CasingConfig())
-    save_model(folder / "encoder", Bert(config), tokenizer, {})
-    return folder / "encoder"
+    return write_tiny_encoder(folder / "encoder", WORDS, seed=1, num_hidden_layers=1)
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,16 @@ from pathlib import Path
 from random import Random
 
 import pytest
-import torch
 from seqeval.metrics import f1_score
+from tests.tiny import write_tiny_encoder
 
-from bertsmith.config import BertConfig, CasingConfig, FinetuneConfig, OptimizerConfig, TaskConfig
+from bertsmith.config import FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.folder import save_model
-from bertsmith.model.bert import Bert
 from bertsmith.predict import load
 from bertsmith.predictions import predict_file
 from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.finetune import finetune
 from bertsmith.tasks.schemes import respelt
-from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 NAMES = ["ann", "bob", "eve"]
 PLACES = ["rome", "oslo", "lima"]
@@ -31,21 +28,8 @@ SHORT = FinetuneConfig(epochs=4, batch_size=16, max_length=12, threads=1)
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = Tokenizer(
-        Vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]), CasingConfig()
-    )
-    config = BertConfig(
-        vocab_size=len(tokenizer.vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("encoder") / "model"
-    save_model(folder, Bert(config, with_pooler=False), tokenizer, {})
-    return folder
+    return write_tiny_encoder(folder, WORDS, seed=1, with_pooler=False)
 
 
 def rows_of(count: int, seed: int) -> list[tuple[list[str], list[str]]]:

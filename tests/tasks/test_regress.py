@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from bertsmith.config import BertConfig, TaskConfig
+from bertsmith.data.framing import Framed
 from bertsmith.errors import DataError
 from bertsmith.tasks.forms import Features, Prediction
 from bertsmith.tasks.labelled import Example
@@ -19,6 +21,8 @@ TINY = BertConfig(
     intermediate_size=16,
     max_position_embeddings=16,
 )
+
+INPUTS = ("piece_ids", "segment_ids", "position_ids", "sequence_starts")
 
 
 def rows(*labels: str) -> list[Example]:
@@ -77,3 +81,16 @@ def test_predictions_are_scored_in_the_units_of_the_file() -> None:
     scores = scorer.scores()
     assert scores["mse"] == pytest.approx(1 / 3)
     assert scores["spearman"] == pytest.approx(1.0)
+
+
+def test_windows_of_one_text_count_as_one_row() -> None:
+    part = Framed(np.array([1, 2], np.int32), np.zeros(2, np.int32), False)
+    batch = Regress().collate([Features((part,)), Features((part, part))], [0.5, -1.0])
+    assert batch["labels"].tolist() == [0.5, -1.0, -1.0]
+    assert batch["label_weights"].tolist() == [1.0, 0.5, 0.5]
+    torch.manual_seed(0)
+    model = Regress().head(TINY).eval()
+    found = model(**batch)["loss"] / model.counts(**batch)["loss"]
+    numbers = model.logits(**{name: batch[name] for name in INPUTS}).squeeze(1)
+    squares = (numbers - batch["labels"]).square()
+    assert found.item() == pytest.approx(((squares[0] + squares[1:].mean()) / 2).item(), rel=1e-5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 from bertsmith.config import BertConfig
 from bertsmith.errors import ConfigError
@@ -35,6 +36,15 @@ def refuse_what_does_not_fit(config: BertConfig) -> None:
             f"{config.num_hidden_layers} take {needed / 1e9:,.0f} GB; this machine has "
             f"{there / 1e9:,.0f} GB: choose a smaller size"
         )
+
+
+def available_bytes() -> int:
+    """Returns how much memory programs can still take, what the kernel only caches included."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):  # not Linux: what is free, which is less
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def keep_freed_memory() -> bool:

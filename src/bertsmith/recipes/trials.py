@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.errors import FolderInUseError, StoppedError
+from bertsmith.model.memory import available_bytes
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.finetune import finetune
 from bertsmith.recipes.rows import Fold
@@ -242,8 +243,7 @@ def _processes_that_fit(model: Path) -> int:
     needed = BYTES_OF_A_PROCESS
     if weights.is_file():
         needed += BYTES_FOR_EACH * weights.stat().st_size
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(os.cpu_count() or 1, free // needed))
+    return max(1, min(os.cpu_count() or 1, available_bytes() // needed))
 
 
 def _shown(scores: dict[str, float]) -> str:
