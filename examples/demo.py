@@ -92,12 +92,13 @@ def run_commands(out: Path, budget: str) -> dict[str, Any]:
     for stale in ("vocabulary", "run", "pretrained", "random"):
         _remove(out / stale)
     story: dict[str, Any] = {"commands": commands}
-    story["vocabulary"] = bertsmith("vocab", corpus, "--out", vocabulary, "--size", "4000")
+    story["vocabulary"] = bertsmith("vocab", corpus, "--out", vocabulary, "--size", "2000")
     story["pretraining"] = bertsmith(
         *("pretrain", corpus, "--out", run, "--vocab", vocabulary, "--budget", budget),
         *("--size", "tiny", "--sequence-length", "64", "--long-sequence-share", "0"),
-        *("--tokens-per-batch", "1024", "--learning-rate", "1e-3", "--warmup", "0.1"),
-        *("--bias-correction", "--held-out", "0.03", "--evaluate-every", "250"),
+        *("--tokens-per-batch", "1024", "--learning-rate", "1e-3", "--warmup", "0.02"),
+        *("--bias-correction", "--dropout", "0", "--masked-lm-prob", "0.4"),
+        *("--held-out", "0.03", "--evaluate-every", "250"),
     )
     story["filled"] = [
         (text, bertsmith("fill", f"{run}/model", text, "--top", "4")["predictions"])
