@@ -161,7 +161,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     manifest = tmp_path / "step-00000001" / "manifest.json"
     manifest.write_text('{"format": 1, "files": {}, "files": {}}')
-    with pytest.raises(CheckpointError, match="a key stands twice"):
+    with pytest.raises(CheckpointError, match="the key .files. stands twice"):
         verify_sealed(manifest.parent)
 
 
