@@ -294,6 +294,10 @@ class PretrainConfig(Settings):
     steps: Annotated[int | None, Ge(1), Help("optimizer steps; by default one epoch")] = None
     budget: Annotated[str | None, Help("train for this long instead, as in 90s, 30m, 3h")] = None
     dropout: Annotated[float, Ge(0), Lt(1), Help("of states and of attention weights")] = 0.1
+    initialization: Annotated[
+        Literal["published", "directed"],
+        Help("directed: half of the heads begin by reading nearby"),
+    ] = "published"
     tokens_per_batch: Annotated[int, Ge(8), Help("most pieces in one optimizer step")] = 4096
     accumulate: Annotated[int, Ge(1), Help("parts in which a batch goes through the model")] = 1
     long_sequence_length: Annotated[int, Ge(8), Help("pieces in an example of the last phase")] = (

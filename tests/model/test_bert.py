@@ -20,7 +20,7 @@ from tests.model.published import (
 
 from bertsmith.config import BertConfig
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.model.bert import Bert, first_states
+from bertsmith.model.bert import Bert, begin_directed, first_states
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -102,6 +102,55 @@ def test_weights_start_as_published() -> None:
             assert not parameter.any(), name
         elif "norm" in name:
             assert torch.equal(parameter, torch.ones_like(parameter)), name
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(128, 2), (256, 4), (66, 3)])
+def test_half_of_the_heads_begin_directed_at_the_neighbours(hidden: int, heads: int) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=3000, hidden_size=hidden, num_attention_heads=heads, num_hidden_layers=1
+    )
+    length = 64
+    shares = {}
+    for start in ("published", "directed"):
+        encoder = Bert(config).eval()
+        if start == "directed":
+            begin_directed(encoder)
+        states = encoder.embeddings(
+            torch.randint(5, 3000, (length,)),
+            torch.zeros(length, dtype=torch.int64),
+            torch.arange(length),
+            None,
+        )
+        attention = encoder.blocks[0].attention
+        queries, keys, _ = attention.qkv(states).split(hidden, dim=1)
+        by_head = [part.reshape(length, heads, -1).transpose(0, 1) for part in (queries, keys)]
+        scores = by_head[0] @ by_head[1].transpose(1, 2) / (hidden // heads) ** 0.5  # [N, L, L]
+        distance = (torch.arange(length)[:, None] - torch.arange(length)).abs()
+        scores = scores.masked_fill(distance == 0, -torch.inf)  # what a piece says of itself aside
+        shares[start] = (scores.softmax(-1) * (distance <= 4)).sum(-1).mean(-1).tolist()
+    assert max(shares["published"]) < 0.15  # 8 of 63
+    nearby = (heads + 1) // 2
+    assert min(shares["directed"][:nearby]) > 0.5
+    assert max(shares["directed"][nearby:]) < 0.2
+
+
+def test_directed_attention_leaves_everything_else_as_published() -> None:
+    config = BertConfig(vocab_size=300, hidden_size=64, num_attention_heads=2, num_hidden_layers=2)
+    torch.manual_seed(0)
+    before = Bert(config).state_dict()
+    torch.manual_seed(0)
+    encoder = Bert(config)
+    begin_directed(encoder)
+    changed = {
+        name
+        for name, weight in encoder.state_dict().items()
+        if not torch.equal(weight, before[name])
+    }
+    assert changed == {
+        "embeddings.positions.weight",
+        *(f"blocks.{n}.attention.{part}.weight" for n in range(2) for part in ("qkv", "output")),
+    }
 
 
 @pytest.mark.parametrize(

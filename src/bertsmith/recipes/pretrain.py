@@ -31,6 +31,7 @@ from bertsmith.config import (
 from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import read_tokenizer
+from bertsmith.model.bert import begin_directed
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
@@ -259,7 +260,10 @@ def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining
         attention_probs_dropout_prob=settings.run.dropout,
     )
     torch.manual_seed(settings.run.seed)
-    return BertForPreTraining(config).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = BertForPreTraining(config)
+    if settings.run.initialization == "directed":
+        begin_directed(model.encoder)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _resume(
