@@ -20,7 +20,7 @@ from tests.model.published import (
 
 from bertsmith.config import BertConfig
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.model.bert import Bert, begin_directed, first_states
+from bertsmith.model.bert import Bert, Block, begin_directed, first_states
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -122,8 +122,9 @@ def test_half_of_the_heads_begin_directed_at_the_neighbours(hidden: int, heads: 
             torch.arange(length),
             None,
         )
-        attention = encoder.blocks[0].attention
-        queries, keys, _ = attention.qkv(states).split(hidden, dim=1)
+        block = encoder.blocks[0]
+        assert isinstance(block, Block)
+        queries, keys, _ = block.attention.qkv(states).split(hidden, dim=1)
         by_head = [part.reshape(length, heads, -1).transpose(0, 1) for part in (queries, keys)]
         scores = by_head[0] @ by_head[1].transpose(1, 2) / (hidden // heads) ** 0.5  # [N, L, L]
         distance = (torch.arange(length)[:, None] - torch.arange(length)).abs()
