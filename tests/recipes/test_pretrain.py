@@ -104,6 +104,21 @@ def test_a_short_run_passes_the_unigram_model(tmp_path: Path, toy_vocabulary: Pa
     assert result["mlm_loss"] < 0.9 * result["unigram_loss"]
 
 
+@pytest.mark.parametrize("initialization", ["published", "directed"])
+def test_attention_begins_as_asked(initialization: str, tmp_path: Path, toy_corpus: Path) -> None:
+    settings = replace(
+        settings_with(steps=1, initialization=initialization),
+        optimizer=OptimizerConfig(learning_rate=1e-9),
+    )
+    pretrain([str(toy_corpus)], tmp_path / "run", settings)
+    loaded = load_model(tmp_path / "run" / "model")
+    assert isinstance(loaded.model, BertForPreTraining)
+    state = loaded.model.state_dict()
+    queries, keys, _ = state["encoder.blocks.0.attention.qkv.weight"].split(16)
+    as_queries = bool(torch.allclose(keys, queries, atol=1e-6))
+    assert as_queries == (initialization == "directed")
+
+
 def test_the_result_tells_what_was_done_and_the_model_folder_holds_it(
     unbroken_run: Path, toy_corpus: Path
 ) -> None:
