@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, help="by default the encoder's usual one")
+    parser.add_argument("--reinit-layers", type=int, default=0, help="of the pre-trained encoder")
     arguments = parser.parse_args()
     rate = arguments.learning_rate or usual_learning_rate(arguments.model)
     results: list[dict[str, Any]] = []
@@ -46,7 +47,10 @@ def main() -> None:
                 for seed in range(arguments.seeds):
                     out = Path(folder) / f"{name}-{start}-{seed}"
                     config = FinetuneConfig(
-                        epochs=arguments.epochs, max_length=arguments.max_length, seed=seed
+                        epochs=arguments.epochs,
+                        max_length=arguments.max_length,
+                        reinit_layers=0 if random_weights else arguments.reinit_layers,
+                        seed=seed,
                     )
                     done = finetune(
                         "classify",
