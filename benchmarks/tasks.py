@@ -5,21 +5,27 @@
 Both start from the same encoder and the same drawn head, and take the same rows in the same order,
 with the same epochs, batch size, rate, schedule and dropout rate; both keep the best epoch by dev
 rows. The peer pads each batch to its longest row. Times are of one process with `--threads`.
+
+All sets with three seeds take an evening on two cores: with `--out FILE` every run is written down
+as soon as it is done, and a second call goes on where the first was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
+import random
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from downstream import tweets  # type: ignore[import-not-found]
 from torch import Tensor, nn
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
@@ -59,6 +65,7 @@ STSB = ColumnsConfig(text_column="sentence1", pair_column="sentence2", label_col
 MRPC = ColumnsConfig(
     text_column="#1 String", pair_column="#2 String", label_column="Quality", delimiter="tab"
 )
+TWEETS = ColumnsConfig(text_column="text", label_column="target")
 SETS = {
     "CoLA": Set("classify", "glue/CoLA/train.tsv", "glue/CoLA/dev.tsv", 3, COLA, metric="mcc"),
     "SST-2": Set("classify", "glue/SST-2/train.tsv", "glue/SST-2/dev.tsv", 1),
@@ -70,8 +77,13 @@ SETS = {
     "ATIS": Set("tag", "atis/train", "atis/dev", 5, metric="f1"),
     "SNIPS": Set("tag", "snips/train", "snips/dev", 3, metric="f1"),
     "CoNLL-2003": Set("tag", "conll2003/eng.train", "conll2003/eng.testa", 3, metric="f1"),
+    "tweets": Set("classify", "tweets.csv", "tweets-test.csv", 3, TWEETS),
     "OpenBookQA": Set("choose", "openbookqa/train.tsv", "openbookqa/dev.tsv", 3),
+    "SQuAD": Set(
+        "answer", "squad.json", "squad/dev-v1.1-part.json", 2, max_length=256, metric="f1"
+    ),
 }
+SQUAD_QUESTIONS = 10_000
 
 
 class Peer(nn.Module):
@@ -139,20 +151,61 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    results = []
+    results = done_before(arguments.out)
+    done = {(row["set"], row["seed"], row["side"]) for row in results}
     with tempfile.TemporaryDirectory() as folder:
         model = minilm() if arguments.model == "minilm" else Path(arguments.model)
         for name in arguments.sets:
-            for seed in range(arguments.seeds):
+            one = placed(name, arguments.data, Path(folder))
+            for seed in range(1 if name == "SQuAD" else arguments.seeds):
                 for side, run in (("ours", run_ours), ("transformers", run_theirs)):
+                    if (name, seed, side) in done:
+                        continue
                     place = Path(folder) / f"{name}-{seed}-{side}"
-                    found = run(SETS[name], model, place, seed, arguments)
+                    found = run(one, model, place, seed, arguments)
                     results.append({"set": name, "seed": seed, "side": side, **found})
                     print(json.dumps(results[-1]), file=sys.stderr, flush=True)
                     if arguments.out:
                         with arguments.out.open("a") as file:
                             file.write(json.dumps(results[-1]) + "\n")
     show(results)
+
+
+def done_before(out: Path | None) -> list[dict[str, Any]]:
+    """Returns the runs that stand in the file of results, if there is one."""
+    if out is None or not out.exists():
+        return []
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def placed(name: str, data: Path, folder: Path) -> Set:
+    """Returns the set with whole paths; what the data have as one file is cut up in `folder`."""
+    one = SETS[name]
+    if name == "tweets":
+        train, dev = tweets(data, folder, 20_000)
+    elif name == "SQuAD":
+        train, dev = some_questions(data, folder / one.train), data / one.dev
+    else:
+        train, dev = data / one.train, data / one.dev
+    return replace(one, train=str(train), dev=str(dev))
+
+
+def some_questions(data: Path, out: Path) -> Path:
+    """Writes the first questions of SQuAD's articles, drawn in an order of their own, to `out`."""
+    with gzip.open(data / "squad/train-v1.1.json.gz", "rt", encoding="utf-8") as file:
+        articles = json.load(file)["data"]
+    random.Random(0).shuffle(articles)
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    kept, questions = [], 0
+    for paragraph in paragraphs:
+        if questions >= SQUAD_QUESTIONS:
+            break
+        asked = paragraph["qas"][: SQUAD_QUESTIONS - questions]
+        kept.append(paragraph | {"qas": asked})
+        questions += len(asked)
+    article = {"title": "some", "paragraphs": kept}
+    out.write_text(json.dumps({"version": "1.1", "data": [article]}), encoding="utf-8")
+    return out
 
 
 def minilm() -> Path:
@@ -180,14 +233,14 @@ def run_ours(
     config, optimizer = settings(one, seed, arguments)
     done = finetune(
         one.task,
-        arguments.data / one.train,
+        Path(one.train),
         model,
         out,
         config,
         optimizer,
         one.columns,
         one.options,
-        dev=arguments.data / one.dev,
+        dev=Path(one.dev),
     )
     return {
         "score": done["scores"][one.metric],
@@ -203,8 +256,8 @@ def run_theirs(
     config, optimizer = settings(one, seed, arguments)
     data = read_labelled(
         find_task(one.task),
-        arguments.data / one.train,
-        arguments.data / one.dev,
+        Path(one.train),
+        Path(one.dev),
         load_encoder(model).tokenizer,
         config,
         one.options,
