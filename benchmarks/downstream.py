@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, help="by default the encoder's usual one")
+    parser.add_argument("--dropout", type=float, default=FinetuneConfig.dropout)
     parser.add_argument("--reinit-layers", type=int, default=0, help="of the pre-trained encoder")
     arguments = parser.parse_args()
     rate = arguments.learning_rate or usual_learning_rate(arguments.model)
@@ -49,6 +50,7 @@ def main() -> None:
                     config = FinetuneConfig(
                         epochs=arguments.epochs,
                         max_length=arguments.max_length,
+                        dropout=arguments.dropout,
                         reinit_layers=0 if random_weights else arguments.reinit_layers,
                         seed=seed,
                     )

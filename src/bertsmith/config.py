@@ -342,6 +342,9 @@ class FinetuneConfig(Settings):
     early_stopping: Annotated[
         int | None, Ge(1), Help("stop after this many evaluations without a better score")
     ] = None
+    dropout: Annotated[
+        float, Ge(0), Lt(1), Help("of states and attention weights, whatever it was before")
+    ] = 0.1
     layer_decay: Annotated[
         float, Gt(0), Le(1), Help("rate of each block as a share of that of the block above")
     ] = 1.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +131,19 @@ def load_model(folder: Path) -> Loaded:
     return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or found)
 
 
-def load_encoder(folder: Path) -> Loaded:
+def load_encoder(folder: Path, dropout: float | None = None) -> Loaded:
     """Returns the encoder alone of whatever model the folder holds, for a new head to stand on.
 
-    The encoder has a pooler if the folder has one.
+    The encoder has a pooler if the folder has one, and in training the rate of `dropout` if that is
+    given, in place of the folder's rates.
 
     Raises:
         MissingInputError, CheckpointError, ConfigError: as for `load_model`.
     """
     facts = _verified_facts(folder)
     config = _config_of(read_json(folder / "config.json"), folder / "config.json")
+    if dropout is not None:
+        config = replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     tensors = _read_tensors(folder / "model.safetensors")
     with torch.device("meta"):
         model = Bert(config, with_pooler=has_pooler(tensors))

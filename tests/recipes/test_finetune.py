@@ -105,15 +105,37 @@ def test_a_classifier_learns_and_its_best_epoch_is_kept(
 
 
 def test_one_batch_is_learnt_to_nearly_zero_loss(tmp_path: Path) -> None:
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    encoder = write_encoder(tmp_path / "encoder", **still)
+    encoder = write_encoder(tmp_path / "encoder")
     rows = opinions(16, 2)
     path = write_rows(tmp_path / "train.csv", rows)
-    config = FinetuneConfig(epochs=40, batch_size=16, max_length=24, threads=1, train_anyway=True)
+    config = FinetuneConfig(
+        epochs=40, batch_size=16, max_length=24, dropout=0.0, threads=1, train_anyway=True
+    )
     steep = OptimizerConfig(learning_rate=1e-2)
     finetune("classify", path, encoder, tmp_path / "run", config, steep, dev=path)
     losses = [row["loss"] for row in metrics(tmp_path / "run") if "loss" in row]
     assert losses[0] > 0.6 and losses[-1] < 0.02
+
+
+@pytest.mark.parametrize("dropout", [FinetuneConfig.dropout, 0.0])
+def test_dropout_is_that_of_the_run_and_not_that_of_pre_training(
+    tmp_path: Path, labelled: Path, dropout: float
+) -> None:
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    encoder = write_encoder(tmp_path / "encoder", **still)
+    config = FinetuneConfig(
+        epochs=1, batch_size=90, max_length=24, dropout=dropout, threads=1, restarts=0
+    )
+    finetune("classify", labelled, encoder, tmp_path / "run", config, FAST)
+    best = load_model(tmp_path / "run/best")
+    assert best.config.hidden_dropout_prob == dropout
+    assert best.config.attention_probs_dropout_prob == dropout
+    ids = torch.arange(5, 25)
+    batch = (ids, torch.zeros_like(ids), torch.arange(20), torch.tensor([0, 20]))
+    assert isinstance(best.model, BertForClassification)
+    best.model.train()
+    same = torch.equal(best.model.logits(*batch), best.model.logits(*batch))
+    assert same == (dropout == 0.0)
 
 
 def test_the_order_inside_a_pair_is_learnt(tmp_path: Path, encoder: Path) -> None:

@@ -130,7 +130,7 @@ def finetune_rows(
         torch.set_num_threads(config.threads)
     keep_freed_memory()
     with open_run_folder(out, resume=resume) as folder, progress or ProgressLine() as progress:
-        loaded = load_encoder(model)
+        loaded = load_encoder(model, config.dropout)
         _check_fit(config, loaded.config, model)
         data = read(loaded.tokenizer, progress.say)
         _check_segments(data, loaded.config, model)
@@ -158,7 +158,9 @@ def finetune_rows(
                 )
             if not sitting.begins_anew():
                 break
-            loaded = load_encoder(model)  # the first one's weights have been trained
+            loaded = load_encoder(
+                model, config.dropout
+            )  # the first one's weights have been trained
         result = sitting.finish(run) | {"learning_rate": optimizer.learning_rate}
         if not with_report:
             return result
