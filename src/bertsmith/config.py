@@ -309,6 +309,9 @@ class PretrainConfig(Settings):
     vocab_size: Annotated[
         int | None, Gt(5), Help("learn a vocabulary of this size from the text")
     ] = None
+    cased: Annotated[
+        bool | None, Help("keep case and accents; by default as a given vocabulary does, else no")
+    ] = None
     checkpoint_every: Annotated[int, Ge(1), Help("steps between checkpoints")] = 1000
     keep_checkpoints: Annotated[int, Ge(1), Help("newest checkpoints kept")] = 2
     evaluate_every: Annotated[int, Ge(1), Help("steps between held-out evaluations")] = 500

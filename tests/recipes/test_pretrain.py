@@ -252,6 +252,25 @@ def test_from_text_alone_a_vocabulary_is_learnt_first(tmp_path: Path) -> None:
         pretrain([str(out / "corpus")], tmp_path / "other", settings_with(vocab_size=60))
 
 
+def test_a_cased_vocabulary_is_learnt_on_request(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.txt", 60)
+    pretrain([str(text)], tmp_path / "run", settings_with(steps=2, vocab_size=60, cased=True))
+    tokenizer = read_tokenizer(tmp_path / "run/model")
+    assert not tokenizer.casing.do_lower_case
+    assert any(piece[0].isupper() for piece in tokenizer.vocabulary.pieces)
+
+
+@pytest.mark.parametrize("given", ["corpus", "vocab"])
+def test_a_vocabulary_of_another_case_than_asked_for_is_refused(
+    tmp_path: Path, toy_corpus: Path, toy_vocabulary: Path, given: str
+) -> None:
+    text = write_text(tmp_path / "text.txt", 10)
+    source, vocab = (toy_corpus, None) if given == "corpus" else (text, toy_vocabulary)
+    with pytest.raises(ConfigError, match=r"cased is True, but the vocabulary of .* is uncased;"):
+        pretrain([str(source)], tmp_path / "run", settings_with(cased=True), vocab=vocab)
+    assert not (tmp_path / "run/corpus").exists()
+
+
 def test_without_text_set_aside_the_figures_are_those_of_training(
     tmp_path: Path, toy_vocabulary: Path
 ) -> None:
