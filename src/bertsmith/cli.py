@@ -72,9 +72,9 @@ def prepare(
     out: Out,
 ) -> Result:
     """Tokenises raw text, once, into shards that pre-training reads."""
-    from bertsmith.folder import read_tokenizer
     from bertsmith.progress import ProgressLine
     from bertsmith.recipes.prepare import prepare
+    from bertsmith.text.tokenizer_files import read_tokenizer
 
     with ProgressLine() as progress:
         return prepare(

@@ -34,7 +34,7 @@ from bertsmith.data.shards import open_corpus
 from bertsmith.errors import (
     ConfigError,
 )
-from bertsmith.folder import load_model, read_tokenizer
+from bertsmith.folder import load_model
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.recipes.evaluate import evaluate
 from bertsmith.recipes.pretrain import PretrainSettings, paper_optimizer, pretrain
@@ -45,6 +45,7 @@ from bertsmith.recipes.pretraining_data import (
     phases,
     unigram_loss,
 )
+from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import by_steps

@@ -30,7 +30,6 @@ from bertsmith.config import (
 )
 from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.folder import read_tokenizer
 from bertsmith.model.bert import begin_directed
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.memory import keep_freed_memory
@@ -45,6 +44,7 @@ from bertsmith.recipes.pretraining_data import (
 )
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
 from bertsmith.recipes.vocabulary import learn
+from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
