@@ -32,7 +32,6 @@ from bertsmith.folder import (
     AnyModel,
     load_encoder,
     load_model,
-    read_tokenizer,
     save_model,
     write_tokenizer,
 )
@@ -43,6 +42,7 @@ from bertsmith.model.task_heads import (
     BertForRegression,
     BertForTagging,
 )
+from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran", "far", "##s", "##ed", "ä", "über"]

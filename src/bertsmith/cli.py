@@ -34,6 +34,9 @@ Texts = Annotated[list[str], Help("raw text: files, folders, globs or URLs")]
 Out = Annotated[Path, Help("folder to write")]
 RunOut = Annotated[Path, Help("run folder to write")]
 Model = Annotated[Path, Help("model folder")]
+ExcelSafe = Annotated[
+    bool, Help("in CSV and TSV, put a quote before texts that a spreadsheet would run")
+]
 TaskName = Annotated[
     Literal["answer", "choose", "classify", "regress", "tag"], Help("what the model is to do")
 ]
@@ -69,9 +72,9 @@ def prepare(
     out: Out,
 ) -> Result:
     """Tokenises raw text, once, into shards that pre-training reads."""
-    from bertsmith.folder import read_tokenizer
     from bertsmith.progress import ProgressLine
     from bertsmith.recipes.prepare import prepare
+    from bertsmith.text.tokenizer_files import read_tokenizer
 
     with ProgressLine() as progress:
         return prepare(
@@ -174,6 +177,7 @@ def crossval(
     test: Annotated[Path | None, Help("rows that all folds' models answer together")] = None,
     submission: Annotated[Path | None, Help("file for those answers: .csv")] = None,
     like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
+    excel_safe: ExcelSafe = False,
     resume: Annotated[bool, Help("go on where it stopped")] = False,
 ) -> Result:
     """Fine-tunes once for each fold: every row is predicted by a model that has not seen it."""
@@ -199,6 +203,7 @@ def crossval(
         test=test,
         submission=submission,
         like=like,
+        excel_safe=excel_safe,
         resume=resume,
     )
 
@@ -210,12 +215,14 @@ def predict(
     *,
     out: Annotated[Path, Help("file to write: .csv or .jsonl; with --glue .tsv; of tags .conll")],
     like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
+    excel_safe: ExcelSafe = False,
 ) -> Result:
     """Writes a fine-tuned model's predictions for every row of a file."""
     from bertsmith.predict import load
     from bertsmith.predictions import predict_file
 
-    return predict_file(load(model), data, out, given.stage(ColumnsConfig), like=like)
+    columns = given.stage(ColumnsConfig)
+    return predict_file(load(model), data, out, columns, like=like, excel_safe=excel_safe)
 
 
 def doctor(

@@ -12,6 +12,7 @@ from bertsmith.config import ColumnsConfig
 from bertsmith.data.glue import GlueTask, find_glue, glue_files, write_leaderboard
 from bertsmith.data.outputs import (
     Answered,
+    check_excel_safe,
     check_suffix,
     read_layout,
     write_submission,
@@ -30,6 +31,7 @@ def predict_file(
     columns: ColumnsConfig | None = None,
     *,
     like: Path | None = None,
+    excel_safe: bool = False,
 ) -> dict[str, Any]:
     """Writes a prediction for every row of a file; returns `rows` and `seconds`.
 
@@ -37,9 +39,11 @@ def predict_file(
     the probability of each label; what else a task may be written as, `Task.suffixes` tells.
     With `like`, a sample submission, it has that file's columns and order, and its ids are
     checked. With `columns.glue`, `data` is the folder of a GLUE task, whose test file is
-    answered, and `out` is TSV as the leaderboard takes it.
+    answered, and `out` is TSV as the leaderboard takes it. With `excel_safe`, texts of CSV or TSV
+    that a spreadsheet would run as formulas have a quote before them.
 
     Raises:
+        ConfigError: flags contradict each other, or the name of `out` ends otherwise.
         DataError: the file has no texts as in training, or not the ids of the sample.
     """
     started = time.monotonic()
@@ -51,6 +55,13 @@ def predict_file(
         data = _glue_test(model, data, glue, like)
     else:
         check_suffix(out, *((".csv",) if like else task.suffixes))
+    if excel_safe:
+        if glue:
+            raise ConfigError(
+                "excel_safe and glue are both given; expected one of them: leaderboards take "
+                "their files to the letter"
+            )
+        check_excel_safe(out)
     source = task.read(data, columns, model.facts, labelled=False)
     layout = None
     if like:
@@ -71,11 +82,12 @@ def predict_file(
         Answered(example.id, found.answer, found.probabilities) for example, found in answered()
     )
     if layout:
-        rows = write_submission(out, plain, layout)
+        rows = write_submission(out, plain, layout, excel_safe=excel_safe)
     elif glue:
         rows = write_leaderboard(out, plain)
     else:
-        rows = task.write(out, answered(), source.columns.id if source.columns else None)
+        id_column = source.columns.id if source.columns else None
+        rows = task.write(out, answered(), id_column, excel_safe=excel_safe)
     return {
         "rows": rows,
         "seconds": time.monotonic() - started,

@@ -11,7 +11,9 @@ import pytest
 
 from bertsmith.data.outputs import (
     Answered,
+    check_excel_safe,
     check_suffix,
+    excel_safe_cell,
     new_file,
     read_layout,
     write_predictions,
@@ -39,6 +41,40 @@ def test_predictions_come_back_from_csv_and_from_json_lines(tmp_path: Path) -> N
         "prediction": "a,b",
         "probabilities": {"a,b": 0.75, "c": 0.25},
     }
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_text_that_a_spreadsheet_would_run_has_a_quote_before_it(
+    tmp_path: Path, start: str
+) -> None:
+    text = f"{start}cmd|'/c calc'!A0"
+    rows = [Answered(text, text, {})]
+    write_predictions(tmp_path / "safe.csv", rows, "=id", excel_safe=True)
+    write_predictions(tmp_path / "plain.csv", rows, "=id")
+    with (tmp_path / "safe.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["'=id", "prediction"], [f"'{text}", f"'{text}"]]
+    with (tmp_path / "plain.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["=id", "prediction"], [text, text]]
+
+
+def test_a_number_is_left_alone_and_what_only_begins_as_one_is_not() -> None:
+    for number in ("-1", "+2.5", "-1e-07", -3.5, 7, None, "a-b", ""):
+        assert excel_safe_cell(number) == number
+    for text in ("-1+cmd", "-1\n", "\t-1", "-", "-inf"):
+        assert excel_safe_cell(text) == f"'{text}"
+
+
+def test_a_submission_is_made_safe_for_spreadsheets_too(tmp_path: Path) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text("id,target\n7,0\n")
+    layout = read_layout(sample, ["id", "text"], ["@a", "0"])
+    write_submission(tmp_path / "out.csv", [Answered("7", "@a", {})], layout, excel_safe=True)
+    assert (tmp_path / "out.csv").read_text() == "id,target\n7,'@a\n"
+
+
+def test_what_no_spreadsheet_runs_cannot_be_made_safe_for_one() -> None:
+    with pytest.raises(ConfigError, match=r"out is 'a\.jsonl'; expected a name that ends in \.csv"):
+        check_excel_safe(Path("a.jsonl"))
 
 
 def test_numbers_have_no_probabilities_and_keep_32_bits(tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ def test_what_is_written_is_read_again(name: str, tmp_path: Path) -> None:
         assert [row.document for row in rows] == [0, 1, 1]
 
 
+def test_words_that_a_spreadsheet_would_run_have_a_quote_before_them(tmp_path: Path) -> None:
+    row = (TaggedSentence("a", 1, ("=A1", "-7")), TaggedAnswer(("O", "-"), None, (0.5, 0.5)))
+    write_tagged(tmp_path / "out.tsv", [row], excel_safe=True)
+    assert (tmp_path / "out.tsv").read_text() == "'=A1\tO\n-7\t'-\n\n"
+    row = (TaggedSentence("a", 1, ("x\r=A1",)), TaggedAnswer(("O",), None, (0.5,)))
+    with pytest.raises(DataError, match="holds a tab or a line break"):
+        write_tagged(tmp_path / "out.tsv", [row], excel_safe=True)
+
+
 def test_columns_are_words_and_tags_with_marks_between_documents(tmp_path: Path) -> None:
     plain = [TaggedAnswer(answer.tags, None, answer.probabilities) for answer in ANSWERS]
     write_tagged(tmp_path / "out.conll", zip(SENTENCES[1:], plain[1:], strict=True))

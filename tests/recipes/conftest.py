@@ -10,10 +10,10 @@ from tests.recipes.toy_runs import PREPARE, SETTINGS
 from tests.recipes.toy_text import write_text, write_vocabulary
 
 from bertsmith.config import CorpusConfig, FinetuneConfig
-from bertsmith.folder import read_tokenizer
 from bertsmith.recipes.finetune import finetune
 from bertsmith.recipes.prepare import prepare
 from bertsmith.recipes.pretrain import pretrain
+from bertsmith.text.tokenizer_files import read_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ from bertsmith.data.shards import open_corpus
 from bertsmith.errors import (
     ConfigError,
 )
-from bertsmith.folder import load_model, read_tokenizer
+from bertsmith.folder import load_model
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.recipes.evaluate import evaluate
 from bertsmith.recipes.pretrain import PretrainSettings, paper_optimizer, pretrain
@@ -45,6 +45,7 @@ from bertsmith.recipes.pretraining_data import (
     phases,
     unigram_loss,
 )
+from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import by_steps
@@ -250,6 +251,25 @@ def test_from_text_alone_a_vocabulary_is_learnt_first(tmp_path: Path) -> None:
     assert read_tokenizer(out / "model").decode([5]) == read_tokenizer(out / "vocab").decode([5])
     with pytest.raises(ConfigError, match="vocab_size is given, but .* vocabulary of its own"):
         pretrain([str(out / "corpus")], tmp_path / "other", settings_with(vocab_size=60))
+
+
+def test_a_cased_vocabulary_is_learnt_on_request(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.txt", 60)
+    pretrain([str(text)], tmp_path / "run", settings_with(steps=2, vocab_size=60, cased=True))
+    tokenizer = read_tokenizer(tmp_path / "run/model")
+    assert not tokenizer.casing.do_lower_case
+    assert any(piece[0].isupper() for piece in tokenizer.vocabulary.pieces)
+
+
+@pytest.mark.parametrize("given", ["corpus", "vocab"])
+def test_a_vocabulary_of_another_case_than_asked_for_is_refused(
+    tmp_path: Path, toy_corpus: Path, toy_vocabulary: Path, given: str
+) -> None:
+    text = write_text(tmp_path / "text.txt", 10)
+    source, vocab = (toy_corpus, None) if given == "corpus" else (text, toy_vocabulary)
+    with pytest.raises(ConfigError, match=r"cased is True, but the vocabulary of .* is uncased;"):
+        pretrain([str(source)], tmp_path / "run", settings_with(cased=True), vocab=vocab)
+    assert not (tmp_path / "run/corpus").exists()
 
 
 def test_without_text_set_aside_the_figures_are_those_of_training(

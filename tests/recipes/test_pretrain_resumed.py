@@ -41,13 +41,13 @@ from bertsmith.errors import (
     MissingInputError,
     NotFiniteError,
 )
-from bertsmith.folder import read_tokenizer
 from bertsmith.recipes.prepare import prepare
 from bertsmith.recipes.pretrain import pretrain
 from bertsmith.recipes.pretraining_data import (
     StepStream,
     StreamState,
 )
+from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.train.run_folder import open_run_folder
 
 # ---------------------------------------------------------------------------------- resuming

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ from bertsmith.errors import ConfigError, DataError, StorageError
 
 PREDICTION = "prediction"  # name of the column; those of probabilities begin with the next
 PROBABILITY = "probability_"
+
+# What spreadsheets take for the beginning of a formula, unless the whole cell is a number.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,58 @@ def check_suffix(path: Path, *allowed: str) -> None:
         )
 
 
-def write_predictions(path: Path, rows: Iterable[Answered], id_column: str | None) -> int:
+def check_excel_safe(path: Path) -> None:
+    """Raises ConfigError where a file to write is none that a spreadsheet opens.
+
+    Elsewhere a quote before a text would only change the text, and leaving it out in silence would
+    leave the user in the belief that it is there.
+    """
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        raise ConfigError(
+            f"excel_safe is given, but out is {str(path)!r}; expected a name that ends in .csv or "
+            f".tsv: no other file is taken for a sheet with formulas, so leave excel_safe out"
+        )
+
+
+def excel_safe_cell(cell: Any) -> Any:
+    """Returns a cell as it is, but a text that a spreadsheet would run as a formula after a quote.
+
+    Those are texts that begin with `= + - @`, a tab or a carriage return. Numbers are none.
+    """
+    if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell
+
+
+def row_writer(file: IO[str], *, excel_safe: bool) -> Callable[[Iterable[Any]], None]:
+    """Returns the function that writes one row of CSV after another, names of columns too.
+
+    With `excel_safe` each cell is first made safe by `excel_safe_cell`.
+    """
+    plain = csv.writer(file, lineterminator="\n")
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def write_row(cells: Iterable[Any]) -> None:
+        row = list(map(excel_safe_cell, cells) if excel_safe else cells)
+        # A lone carriage return, which begins a new row to many readers, does not move `csv` to
+        # quote its cell.
+        has_return = any(isinstance(cell, str) and "\r" in cell for cell in row)
+        (quoted if has_return else plain).writerow(row)
+
+    return write_row
+
+
+def write_predictions(
+    path: Path, rows: Iterable[Answered], id_column: str | None, *, excel_safe: bool = False
+) -> int:
     """Writes predictions as CSV, or as JSON lines by the file's name; returns their number.
 
     A row has its id, if the file has ids, the prediction, and the probability of each label.
+    `excel_safe` is for CSV alone; see `excel_safe_cell`.
     """
     count = 0
     with new_file(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        write_row = row_writer(file, excel_safe=excel_safe)
         for row in rows:
             ids: dict[str, str | None] = {} if id_column is None else {id_column: row.id}
             if path.suffix.lower() == ".jsonl":
@@ -83,9 +132,9 @@ def write_predictions(path: Path, rows: Iterable[Answered], id_column: str | Non
             else:
                 if count == 0:
                     names = [PROBABILITY + label for label in row.probabilities]
-                    writer.writerow([*ids, PREDICTION, *names])
+                    write_row([*ids, PREDICTION, *names])
                 numbers = map(spelt, row.probabilities.values())
-                writer.writerow([*ids.values(), spelt(row.answer), *numbers])
+                write_row([*ids.values(), spelt(row.answer), *numbers])
             count += 1
     return count
 
@@ -132,7 +181,9 @@ def read_layout(path: Path, known: Sequence[str], labels: Sequence[str]) -> Layo
     return layout
 
 
-def write_submission(path: Path, rows: Iterable[Answered], layout: Layout) -> int:
+def write_submission(
+    path: Path, rows: Iterable[Answered], layout: Layout, *, excel_safe: bool = False
+) -> int:
     """Writes predictions with the columns and in the order of a sample submission.
 
     Raises:
@@ -155,10 +206,10 @@ def write_submission(path: Path, rows: Iterable[Answered], layout: Layout) -> in
                 f"{lacking[0]!r}; expected the ids of the data and of the sample to be the same"
             )
     with new_file(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(layout.columns)
+        write_row = row_writer(file, excel_safe=excel_safe)
+        write_row(layout.columns)
         for name in layout.ids:
-            writer.writerow(_submission_cells(found[name], layout))
+            write_row(_submission_cells(found[name], layout))
     return len(layout.ids)
 
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from bertsmith.data.tables import Row, Table, text_lines
+from bertsmith.data.lines import text_lines
+from bertsmith.data.tables import Row, Table
 from bertsmith.errors import DataError
 
 Form = Literal["columns", "lines", "json", "folder", "text"]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.config import ColumnsConfig
-from bertsmith.data.tables import Row, known_encoding, text_lines
+from bertsmith.data.lines import known_encoding, text_lines
+from bertsmith.data.tables import Row
 from bertsmith.data.tagged import (
     INTENT_FILE,
     MARK,

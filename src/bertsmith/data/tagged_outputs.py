@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertsmith.data.outputs import new_file
+from bertsmith.data.outputs import excel_safe_cell, new_file
 from bertsmith.data.tagged import INTENT_MARK, MARK, TaggedSentence
 from bertsmith.errors import DataError
 
@@ -25,13 +25,19 @@ class TaggedAnswer:
     probabilities: Sequence[float | None]  # of each tag; None where a word has no piece
 
 
-def write_tagged(path: Path, rows: Iterable[tuple[TaggedSentence, TaggedAnswer]]) -> int:
+def write_tagged(
+    path: Path,
+    rows: Iterable[tuple[TaggedSentence, TaggedAnswer]],
+    *,
+    excel_safe: bool = False,
+) -> int:
     """Writes sentences with their predicted tags; returns their number.
 
     A name that ends in .jsonl makes an object a line: the id where there is one, words, tags,
     probabilities and the intent. Any other makes a word a line, a tab and its tag, with a blank
     line after each sentence, `-DOCSTART-` where a document begins, and the intent in a remark above
-    its sentence. What is written can be read again, word for word.
+    its sentence. What is written can be read again, word for word, except with `excel_safe`, which
+    puts a quote before the words of columns that a spreadsheet would run (`excel_safe_cell`).
 
     Raises:
         DataError: a word holds a tab or a line break, which columns cannot hold.
@@ -47,7 +53,7 @@ def write_tagged(path: Path, rows: Iterable[tuple[TaggedSentence, TaggedAnswer]]
             if sentence.document is not None and sentence.document != document:
                 document = sentence.document
                 file.write(f"{MARK}\tO\n\n")
-            file.write(_columns(sentence, answer))
+            file.write(_columns(sentence, answer, excel_safe))
     return count
 
 
@@ -57,13 +63,15 @@ def _object(sentence: TaggedSentence, answer: TaggedAnswer) -> dict[str, Any]:
     return cells if answer.intent is None else cells | {"intent": answer.intent}
 
 
-def _columns(sentence: TaggedSentence, answer: TaggedAnswer) -> str:
+def _columns(sentence: TaggedSentence, answer: TaggedAnswer, excel_safe: bool) -> str:
     lines = [] if answer.intent is None else [f"{INTENT_MARK}{answer.intent}\n"]
     for place, (word, tag) in enumerate(zip(sentence.words, answer.tags, strict=True)):
-        if "\t" in word or "\n" in word:
+        # What follows a carriage return is the beginning of a cell to a spreadsheet.
+        if "\t" in word or "\n" in word or (excel_safe and "\r" in word):
             raise DataError(
                 f"{sentence.where_of(place)}: the word {word[:40]!r} holds a tab or a line break, "
                 f"which columns cannot hold; write a file that ends in .jsonl"
             )
-        lines.append(f"{word}\t{tag}\n")
+        cells = map(excel_safe_cell, (word, tag)) if excel_safe else (word, tag)
+        lines.append("\t".join(cells) + "\n")
     return "".join(lines) + "\n"

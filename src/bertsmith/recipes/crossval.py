@@ -9,7 +9,6 @@ a 6-layer encoder of width 384 about twenty minutes.
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -17,7 +16,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from bertsmith.config import ColumnsConfig
-from bertsmith.data.outputs import Answered, Layout, new_file, read_layout, spelt, write_submission
+from bertsmith.data.outputs import (
+    Answered,
+    Layout,
+    new_file,
+    read_layout,
+    row_writer,
+    spelt,
+    write_submission,
+)
 from bertsmith.errors import ConfigError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.task_heads import TaskModel
@@ -41,6 +48,7 @@ def crossval(
     test: Path | None = None,
     submission: Path | None = None,
     like: Path | None = None,
+    excel_safe: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes once for each fold; returns the scores of each fold and of all rows together.
@@ -55,6 +63,7 @@ def crossval(
         test: rows that the mean of all folds' models answers, in `submission`.
         submission: file for those answers: the id, and the label's column as in training.
         like: sample whose layout the submission shall have.
+        excel_safe: in both files, put a quote before texts that a spreadsheet would run.
         resume: finished folds are kept, begun ones go on.
 
     Raises:
@@ -78,16 +87,22 @@ def crossval(
     models = [load_model(out / one.name / "best") for one in trials]
     names = [one.name for one in trials]
     found = summarize(results, names) | {
-        "out_of_fold": _write_out_of_fold(out / "out_of_fold.csv", trials, models),
+        "out_of_fold": _write_out_of_fold(
+            out / "out_of_fold.csv", trials, models, excel_safe=excel_safe
+        ),
         "out": str(out),
     }
     if test and submission:
         found["submission"] = str(submission)
-        found["test_rows"] = _write_submission(submission, test, trial.columns, like, models)
+        found["test_rows"] = _write_submission(
+            submission, test, trial.columns, like, models, excel_safe=excel_safe
+        )
     return found
 
 
-def _write_out_of_fold(path: Path, trials: list[Trial], models: list[Loaded]) -> dict[str, float]:
+def _write_out_of_fold(
+    path: Path, trials: list[Trial], models: list[Loaded], *, excel_safe: bool
+) -> dict[str, float]:
     """Writes the prediction for every row by the model that has not seen it; returns the scores."""
     task, trial = task_of(models[0].facts, str(path)), trials[0]
     source = task.read(trial.train, trial.columns, models[0].facts, labelled=True)
@@ -95,7 +110,7 @@ def _write_out_of_fold(path: Path, trials: list[Trial], models: list[Loaded]) ->
     scorer = task.scorer()
     header: list[str] = []
     with new_file(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        write_row = row_writer(file, excel_safe=excel_safe)
         for trial, loaded in zip(trials, models, strict=True):
             assert trial.fold is not None, "each of these trials is a fold"
             own = task_of(loaded.facts, str(path))  # with what was tuned on its dev rows
@@ -104,9 +119,9 @@ def _write_out_of_fold(path: Path, trials: list[Trial], models: list[Loaded]) ->
                 scorer.add(example, found)
                 if not header:
                     header = ["row", "fold", "prediction", *found.probabilities]
-                    writer.writerow(header)
+                    write_row(header)
                 shares = map(spelt, found.probabilities.values())
-                writer.writerow([example.where, trial.fold.number, _cell(own, found), *shares])
+                write_row([example.where, trial.fold.number, _cell(own, found), *shares])
     return scorer.scores()
 
 
@@ -120,7 +135,13 @@ def _cell(task: Task, found: Prediction) -> str:
 
 
 def _write_submission(
-    path: Path, test: Path, columns: ColumnsConfig, like: Path | None, models: list[Loaded]
+    path: Path,
+    test: Path,
+    columns: ColumnsConfig,
+    like: Path | None,
+    models: list[Loaded],
+    *,
+    excel_safe: bool,
 ) -> int:
     tasks = [task_of(loaded.facts, str(test)) for loaded in models]
     task = _together(tasks)
@@ -135,7 +156,7 @@ def _write_submission(
         Answered(together[0][0].id, *_mean(task, [found for _, found in together]))
         for together in zip(*streams, strict=True)
     )
-    return write_submission(path, rows, layout)
+    return write_submission(path, rows, layout, excel_safe=excel_safe)
 
 
 def _layout(test: Path, source: Source, like: Path | None, loaded: Loaded) -> Layout:

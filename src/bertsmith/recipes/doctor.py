@@ -17,7 +17,6 @@ from bertsmith.config import ColumnsConfig, TaskConfig
 from bertsmith.data.columns import Columns
 from bertsmith.data.tables import open_table
 from bertsmith.errors import BertsmithError, ConfigError, DataError
-from bertsmith.folder import read_tokenizer
 from bertsmith.recipes.data_check import (
     NEVER_CUT,
     Finding,
@@ -32,6 +31,7 @@ from bertsmith.recipes.views import EYES, View
 from bertsmith.tasks.forms import Source
 from bertsmith.tasks.labelled import Example
 from bertsmith.tasks.task import Task, find_task
+from bertsmith.text.tokenizer_files import read_tokenizer
 
 OF_TABLES = ("classify", "regress")  # tasks whose rows are read one by one, faults and all
 LONGEST = 1 << 16  # pieces; a text that is longer counts as having that many

@@ -30,7 +30,6 @@ from bertsmith.config import (
 )
 from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.folder import read_tokenizer
 from bertsmith.model.bert import begin_directed
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.memory import keep_freed_memory
@@ -45,6 +44,7 @@ from bertsmith.recipes.pretraining_data import (
 )
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
 from bertsmith.recipes.vocabulary import learn
+from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
@@ -203,12 +203,14 @@ def _find_corpus(
     corpus = open_corpus(place)
     if vocab is not None:
         corpus.require_tokenizer(read_tokenizer(vocab).fingerprint, f"that of {vocab}")
+    tokenizer = corpus.read_tokenizer()
+    _check_case(settings.run, tokenizer, place)
     total = corpus.total("train")
     progress.say(
         f"{place}: {total.documents:,} documents, {total.pieces:,} pieces to learn from, "
         f"{corpus.total('held_out').pieces:,} held out, {corpus.vocab_size:,} kinds of piece"
     )
-    return corpus, corpus.read_tokenizer()
+    return corpus, tokenizer
 
 
 def _make_corpus(
@@ -218,14 +220,16 @@ def _make_corpus(
     place: Path,
     progress: ProgressLine,
 ) -> None:
-    if vocab is None:
+    if vocab is not None:
+        _check_case(settings.run, read_tokenizer(vocab), vocab)
+    else:
         vocab = place.with_name("vocab")
         size = settings.run.vocab_size or _usual_vocab_size(settings.run)
         progress.say(f"learns a vocabulary of {size:,} pieces")
         learn(
             sources,
             vocab,
-            VocabConfig(size=size),
+            VocabConfig(size=size, cased=bool(settings.run.cased)),
             settings.corpus,
             settings.prepare.workers,
             on_progress=lambda line: progress.show(None, line),
@@ -239,6 +243,18 @@ def _make_corpus(
         settings.prepare,
         on_progress=lambda done: progress.show(None, f"{done / 1e6:,.0f} MB prepared"),
     )
+
+
+def _check_case(config: PretrainConfig, tokenizer: Tokenizer, where: Path) -> None:
+    """Raises ConfigError where the vocabulary that is there has another case than was asked for."""
+    is_cased = not tokenizer.casing.do_lower_case
+    if config.cased is not None and config.cased != is_cased:
+        kinds = {True: "cased", False: "uncased"}
+        raise ConfigError(
+            f"cased is {config.cased}, but the vocabulary of {where} is {kinds[is_cased]}; leave "
+            f"cased out, or give raw text alone and a vocabulary is learnt that is "
+            f"{kinds[config.cased]}"
+        )
 
 
 def _usual_vocab_size(config: PretrainConfig) -> int:

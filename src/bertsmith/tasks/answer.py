@@ -236,7 +236,12 @@ class Answer:
         return QuestionScorer(AnswerScores(may_lack=self.may_lack))
 
     def write(
-        self, path: Path, answered: Iterable[tuple[Question, Prediction]], id_column: str | None
+        self,
+        path: Path,
+        answered: Iterable[tuple[Question, Prediction]],
+        id_column: str | None,
+        *,
+        excel_safe: bool = False,
     ) -> int:
         """Writes the official form for `.json`, else CSV or JSON lines.
 
@@ -247,7 +252,7 @@ class Answer:
         suffix = path.suffix.lower()
         if suffix == ".csv":
             rows = (Answered(example.id, found.answer, {}) for example, found in answered)
-            return write_predictions(path, rows, id_column or "id")
+            return write_predictions(path, rows, id_column or "id", excel_safe=excel_safe)
         if suffix == ".jsonl":
             return _write_lines(path, answered, id_column or "id")
         return self._write_official(path, answered)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from array import array
 from collections import Counter
@@ -20,7 +19,7 @@ from bertsmith.data.batches import pack_texts
 from bertsmith.data.choice_columns import choose_choice_columns
 from bertsmith.data.choices import Choice, ChoiceColumns, endings_of, read_choices
 from bertsmith.data.columns import Columns
-from bertsmith.data.outputs import PREDICTION, PROBABILITY, new_file, spelt
+from bertsmith.data.outputs import PREDICTION, PROBABILITY, new_file, row_writer, spelt
 from bertsmith.data.tables import open_table
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.model.task_heads import BertForChoice, TaskModel
@@ -179,7 +178,12 @@ class Choose:
         return ChoiceScorer()
 
     def write(
-        self, path: Path, answered: Iterable[tuple[Choice, Prediction]], id_column: str | None
+        self,
+        path: Path,
+        answered: Iterable[tuple[Choice, Prediction]],
+        id_column: str | None,
+        *,
+        excel_safe: bool = False,
     ) -> int:
         """Writes CSV, or JSON lines by the file's name; returns the number of rows.
 
@@ -188,7 +192,7 @@ class Choose:
         """
         count = 0
         with new_file(path, "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            write_row = row_writer(file, excel_safe=excel_safe)
             for example, found in answered:
                 cells: dict[str, Any] = {} if id_column is None else {id_column: example.id}
                 cells |= {PREDICTION: found.answer, **found.more}
@@ -199,8 +203,8 @@ class Choose:
                     shares = found.probabilities.items()
                     cells |= {PROBABILITY + name: spelt(share) for name, share in shares}
                     if count == 0:
-                        writer.writerow(cells)
-                    writer.writerow(cells.values())
+                        write_row(cells)
+                    write_row(cells.values())
                 count += 1
         return count
 

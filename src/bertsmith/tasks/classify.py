@@ -274,14 +274,19 @@ class Classify:
         return ClassScorer(self)
 
     def write(
-        self, path: Path, answered: Iterable[tuple[Example, Prediction]], id_column: str | None
+        self,
+        path: Path,
+        answered: Iterable[tuple[Example, Prediction]],
+        id_column: str | None,
+        *,
+        excel_safe: bool = False,
     ) -> int:
         """Writes CSV, or JSON lines by the file's name; see `outputs.write_predictions`."""
         rows = (
             Answered(example.id, self.spelt(found.answer), found.probabilities)
             for example, found in answered
         )
-        return write_predictions(path, rows, id_column)
+        return write_predictions(path, rows, id_column, excel_safe=excel_safe)
 
     def spelt(self, answer: str | Sequence[str]) -> str:
         """Returns a predicted label, or several, as the training file spells them."""

@@ -148,11 +148,16 @@ class Regress:
         return NumberScorer()
 
     def write(
-        self, path: Path, answered: Iterable[tuple[Example, Prediction]], id_column: str | None
+        self,
+        path: Path,
+        answered: Iterable[tuple[Example, Prediction]],
+        id_column: str | None,
+        *,
+        excel_safe: bool = False,
     ) -> int:
         """Writes CSV, or JSON lines by the file's name; see `outputs.write_predictions`."""
         rows = (Answered(example.id, found.answer, {}) for example, found in answered)
-        return write_predictions(path, rows, id_column)
+        return write_predictions(path, rows, id_column, excel_safe=excel_safe)
 
 
 class NumberScorer:

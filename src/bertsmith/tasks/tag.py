@@ -298,6 +298,8 @@ class Tag:
         path: Path,
         answered: Iterable[tuple[TaggedSentence, Prediction]],
         id_column: str | None,
+        *,
+        excel_safe: bool = False,
     ) -> int:
         """Writes words with their tags in columns, or JSON lines; see `write_tagged`."""
         rows = (
@@ -307,7 +309,7 @@ class Tag:
             )
             for example, found in answered
         )
-        return write_tagged(path, rows)
+        return write_tagged(path, rows, excel_safe=excel_safe)
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:

@@ -110,9 +110,17 @@ class Task(Protocol):
         """Returns a new scorer, without rows."""
 
     def write(
-        self, path: Path, answered: Iterable[tuple[Any, Prediction]], id_column: str | None
+        self,
+        path: Path,
+        answered: Iterable[tuple[Any, Prediction]],
+        id_column: str | None,
+        *,
+        excel_safe: bool,
     ) -> int:
-        """Writes the predictions of a file's rows, whole or not at all; returns their number."""
+        """Writes the predictions of a file's rows, whole or not at all; returns their number.
+
+        With `excel_safe` no cell of CSV or TSV is a formula; see `outputs.excel_safe_cell`.
+        """
 
 
 TASKS: dict[str, type[Task]] = {
