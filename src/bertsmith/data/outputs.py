@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
@@ -30,6 +30,7 @@ class Answered:
     id: str | None
     answer: str | float  # a label, or a number
     probabilities: Mapping[str, float]  # by label; none for a number
+    marks: Mapping[str, int] = field(default_factory=dict)  # 0 or 1 by label, to stand in columns
 
 
 @contextmanager
@@ -68,7 +69,8 @@ def check_suffix(path: Path, *allowed: str) -> None:
 def write_predictions(path: Path, rows: Iterable[Answered], id_column: str | None) -> int:
     """Writes predictions as CSV, or as JSON lines by the file's name; returns their number.
 
-    A row has its id, if the file has ids, the prediction, and the probability of each label.
+    A row has its id, if the file has ids, the prediction, or in its place the columns of `marks`,
+    and the probability of each label.
     """
     count = 0
     with new_file(path, "w") as file:
@@ -76,16 +78,18 @@ def write_predictions(path: Path, rows: Iterable[Answered], id_column: str | Non
         for row in rows:
             ids: dict[str, str | None] = {} if id_column is None else {id_column: row.id}
             if path.suffix.lower() == ".jsonl":
-                cells: dict[str, Any] = ids | {PREDICTION: row.answer}
+                said: dict[str, Any] = dict(row.marks) or {PREDICTION: row.answer}
+                cells: dict[str, Any] = {**ids, **said}
                 if row.probabilities:
                     cells["probabilities"] = dict(row.probabilities)
                 file.write(json.dumps(cells, ensure_ascii=False) + "\n")
             else:
                 if count == 0:
                     names = [PROBABILITY + label for label in row.probabilities]
-                    writer.writerow([*ids, PREDICTION, *names])
+                    writer.writerow([*ids, *(row.marks or [PREDICTION]), *names])
                 numbers = map(spelt, row.probabilities.values())
-                writer.writerow([*ids.values(), spelt(row.answer), *numbers])
+                marks = row.marks.values() or [spelt(row.answer)]
+                writer.writerow([*ids.values(), *marks, *numbers])
             count += 1
     return count
 
