@@ -163,3 +163,15 @@ def test_a_second_run_in_the_same_folder_is_refused(
     words = ["pretrain", str(workshop / "corpus.txt"), "--out", str(workshop / "run")]
     assert main([*words, "--vocab-size", "600"]) == 73
     assert "--resume" in capsys.readouterr().err
+
+
+def test_the_doctor_prints_what_it_found_and_ends_with_65_for_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = "text,label\n" + "".join(f"row {n} is here,{'ab'[n % 2]}\n" for n in range(20))
+    for text, status in ((sound, 0), (sound + "one more row,\n", 65)):
+        (tmp_path / "train.csv").write_text(text)
+        assert main(["doctor", str(tmp_path / "train.csv"), "--json"]) == status
+        found = json.loads(capsys.readouterr().out)
+        assert found["ok"] == (status == 0)
+        assert any(one["severity"] == "error" for one in found["findings"]) == (status == 65)

@@ -26,7 +26,7 @@ from bertsmith.config import (
     TaskConfig,
     VocabConfig,
 )
-from bertsmith.errors import BUG_EXIT_CODE, BertsmithError
+from bertsmith.errors import BUG_EXIT_CODE, BertsmithError, DataError
 from bertsmith.flags import Given, Result, add_command
 from bertsmith.show import show
 
@@ -234,7 +234,7 @@ def doctor(
     model: Annotated[Path | None, Help("model folder, to tell how long the rows are")] = None,
     max_length: Annotated[int, Help("pieces that the model will read of a text")] = 128,
 ) -> Result:
-    """Finds what is wrong with labelled rows or a run, and says the mend."""
+    """Finds what is wrong with labelled rows or a run, and says the mend; status 65 for errors."""
     from bertsmith.recipes.doctor import doctor
 
     columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
@@ -333,7 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     for command, stages in COMMANDS:
         add_command(app, command, stages, show)
     try:
-        app(arguments, exit_on_error=False, result_action="return_value")
+        result = app(arguments, exit_on_error=False, result_action="return_value")
     except CycloptsError:
         return 2  # cyclopts has said what is wrong
     except BertsmithError as error:
@@ -349,4 +349,5 @@ def main(arguments: list[str] | None = None) -> int:
         sys.excepthook(*sys.exc_info())
         print("bertsmith: this is a bug; please report what stands above", file=sys.stderr)
         return BUG_EXIT_CODE
-    return 0
+    is_unsound = isinstance(result, dict) and result.get("ok") is False  # as `doctor` may find
+    return DataError.exit_code if is_unsound else 0

@@ -10,8 +10,9 @@
     ├── StorageError      74   the disk is full, read-only or failing
     └── StoppedError      75   stopped on request; all is saved and the same command goes on
 
-A bug (an exception of any other class) ends a command with 70. Status 0 is success. The numbers
-are those of BSD's sysexits.h where it has one.
+A bug (an exception of any other class) ends a command with 70. Status 0 is success. `doctor`
+prints all that it finds, and ends with 65 where an error is among it. The numbers are those of
+BSD's sysexits.h where it has one.
 """
 
 from __future__ import annotations

@@ -56,13 +56,13 @@ def add_command(
 ) -> None:
     """Adds `function` to `app` as a command of its name, with the settings of `stages` as flags.
 
-    `show` prints the result; its second argument says whether as JSON.
+    `show` prints the result; its second argument says whether as JSON. The app returns the result.
     """
     arguments = list(inspect.signature(function).parameters.values())[1:]
     hints = get_type_hints(function, include_extras=True)
     settings = _settings(stages)
 
-    def run(*positional: Any, **keywords: Any) -> None:
+    def run(*positional: Any, **keywords: Any) -> Result:
         names = [argument.name for argument in arguments if _is_positional(argument)]
         flags = dict(zip(names, positional, strict=False)) | keywords
         as_json = bool(flags.pop(_AS_JSON, False))
@@ -78,7 +78,9 @@ def add_command(
             for argument in arguments
         }
         rest = {name: value for name, value in given.items() if name in settings}
-        show(function(Given(rest, where), **own), as_json)
+        result = function(Given(rest, where), **own)
+        show(result, as_json)
+        return result
 
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [_own_flag(argument, hints[argument.name]) for argument in arguments]

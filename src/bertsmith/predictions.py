@@ -19,6 +19,7 @@ from bertsmith.data.outputs import (
 )
 from bertsmith.errors import ConfigError
 from bertsmith.predict import Model
+from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.forms import Prediction
 from bertsmith.tasks.glue import check_labels
 from bertsmith.tasks.tag import Tag
@@ -78,8 +79,12 @@ def predict_file(
             num_bare += found.more.get("words_without_pieces", 0)
             yield example, found
 
+    def spelt(answer: Any) -> Any:
+        return task.spelt(answer) if isinstance(task, Classify) else answer
+
     plain = (
-        Answered(example.id, found.answer, found.probabilities) for example, found in answered()
+        Answered(example.id, spelt(found.answer), found.probabilities)
+        for example, found in answered()
     )
     if layout:
         rows = write_submission(out, plain, layout, excel_safe=excel_safe)

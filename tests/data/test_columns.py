@@ -94,6 +94,30 @@ def test_a_file_without_a_header_is_guessed_from_its_rows(tmp_path: Path) -> Non
         chosen(path)
 
 
+def test_a_list_of_columns_is_of_labels_unless_one_column_has_that_name(tmp_path: Path) -> None:
+    def several(path: Path, label_names: Any = CLASS_NAMES, known: Any = None) -> Columns:
+        config = ColumnsConfig(label_column="a, b")
+        opened = open_table(path, config)
+        return choose_columns(
+            opened, config, label_names=label_names, known=known, may_have_several=True
+        )
+
+    path = table(tmp_path, "id", "comment_text", "a", "b")
+    found = several(path)
+    assert (found.text, found.label, found.labels, found.id) == (
+        *("comment_text", None),
+        *(("a", "b"), "id"),
+    )
+    assert found.names() == ["comment_text", "id", "a", "b"]
+    assert chosen(path, known=found, text_column="comment_text").labels == ("a", "b")
+    with pytest.raises(MissingInputError, match="label_column is 'a, b', which is not there"):
+        chosen(path, label_column="a, b")
+    test = table(tmp_path, "id", "comment_text")
+    assert several(test, None).labels == ()  # labels are not read where they are to be told
+    path.write_text('text,"a, b"\nx,y\n')
+    assert (several(path).label, several(path).labels) == ("a, b", ())
+
+
 def test_columns_of_real_sets_are_found(shared_data: Path) -> None:
     glue = shared_data / "glue"
     assert chosen(glue / "MRPC" / "train.tsv").said().count("(guessed)") == 3

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
+import torch
 from seqeval.metrics import f1_score
 from tests.tiny import write_tiny_encoder
 
@@ -14,9 +17,12 @@ from bertsmith.config import FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.predict import load
 from bertsmith.predictions import predict_file
+from bertsmith.recipes.doctor import doctor
 from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.finetune import finetune
+from bertsmith.tasks import answers
 from bertsmith.tasks.schemes import respelt
+from bertsmith.tasks.tag import Tag
 
 NAMES = ["ann", "bob", "eve"]
 PLACES = ["rome", "oslo", "lima"]
@@ -182,3 +188,63 @@ def test_a_row_is_named_before_training(tmp_path: Path, encoder: Path) -> None:
     with pytest.raises(DataError, match=r"train\.txt:2: 'goes' has no tag"):
         finetune("tag", path, encoder, tmp_path / "run", SHORT, FAST)
     assert not (tmp_path / "run/model").exists()
+
+
+def test_a_dev_tag_unseen_in_training_is_named_before_training(
+    tmp_path: Path, encoder: Path
+) -> None:
+    train = write_conll(tmp_path / "train.txt", rows_of(20, 0))
+    dev = tmp_path / "dev.txt"
+    dev.write_text("ann B-PER\ngoes O\n\nto O\noslo B-LOK\n")
+    message = r"dev\.txt:5: the type of the tag 'B-LOK' of 'oslo' .* known: 'LOC', 'PER': spell"
+    with pytest.raises(DataError, match=message):
+        finetune("tag", train, encoder, tmp_path / "run", SHORT, FAST, dev=dev)
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_a_tagger_that_says_o_everywhere_is_begun_again_and_called_out(
+    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One word in twenty is an entity, and nothing tells which."""
+    rng = Random(0)
+    rows = []
+    for _ in range(80):
+        words = rng.choices(OTHERS, k=10)
+        rows.append((words, ["B-PER" if rng.random() < 0.05 else "O" for _ in words]))
+    train = write_conll(tmp_path / "train.txt", rows[:40])
+    dev = write_conll(tmp_path / "dev.txt", rows[40:])
+    config = FinetuneConfig(epochs=2, batch_size=8, max_length=16, threads=1, restarts=1)
+    result = finetune("tag", train, encoder, tmp_path / "run", config, FAST, dev=dev)
+    assert result["collapsed"] and result["restarts"] == 1 and result["scores"]["recall"] == 0
+    said = capsys.readouterr().err
+    assert "every dev word gets the same answer: the run has learnt nothing and is begun" in said
+    assert "the best model gives every dev word the same answer" in said
+    (found,) = (one for one in doctor(tmp_path / "run")["findings"] if "collapsed" in one["what"])
+    assert "dev recall is 0 throughout" in found["what"]
+
+
+def test_outputs_of_tokens_are_not_held_for_all_dev_rows(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    decode = Tag.decode
+
+    def watched(self: Tag, example: Any, features: Any, outputs: Any) -> Any:
+        seen.extend(map(weakref.ref, outputs))
+        alive.append(sum(output() is not None for output in seen))
+        return decode(self, example, features, outputs)
+
+    monkeypatch.setattr(Tag, "decode", watched)
+    monkeypatch.setattr(answers, "TOKENS_HELD", 64)
+    train = write_conll(tmp_path / "train.txt", rows_of(40, 0))
+    most = {}
+    for count in (20, 100):
+        dev = write_conll(tmp_path / f"dev-{count}.txt", rows_of(count, 1))
+        config = FinetuneConfig(epochs=1, batch_size=40, max_length=12, threads=1, restarts=0)
+        seen.clear()
+        alive.clear()
+        finetune("tag", train, encoder, tmp_path / f"run-{count}", config, FAST, dev=dev)
+        most[count] = max(alive)
+    # Every sequence has three pieces at least, and one group may be there while the next comes.
+    assert 1 < most[20] <= most[100] <= 2 * 64 / 3

@@ -16,6 +16,8 @@ from tests.recipes.test_finetune import FAST, opinions, write_encoder, write_row
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.errors import ConfigError, DataError, FolderInUseError
 from bertsmith.folder import load_model
+from bertsmith.predict import load
+from bertsmith.predictions import predict_file
 from bertsmith.recipes.crossval import crossval
 from bertsmith.recipes.rows import Fold, split_fold
 from bertsmith.recipes.trials import (
@@ -104,6 +106,39 @@ def test_cross_validation_predicts_every_row_once_and_writes_a_submission(tmp_pa
     labels = [row["label"] for row in answers]
     hits = sum(label == row["label"] for label, row in zip(labels, rows, strict=True))
     assert hits >= 18
+
+
+def test_each_fold_tunes_its_threshold_and_their_mean_judges_the_test_rows(tmp_path: Path) -> None:
+    """Three rows in ten are praised, and their words tell nothing of it."""
+    rng = Random(0)
+    rows = opinions(120, 1)
+    for row in rows:
+        row["label"] = "praise" if rng.random() < 0.3 else "blame"
+    given = trial(tmp_path, options=TaskConfig(tune_thresholds=True))
+    write_rows(given.train, rows)
+    test = write_rows(
+        tmp_path / "test.csv", [{k: row[k] for k in ("id", "text")} for row in opinions(40, 9)]
+    )
+    out, submission = tmp_path / "folds", tmp_path / "submission.csv"
+    crossval(given, out, folds=2, test=test, submission=submission)
+    thresholds = []
+    shares: list[list[float]] = []
+    for number in range(2):
+        model = load(out / f"fold-{number}/best")
+        thresholds += model.facts["thresholds"]
+        predict_file(model, test, tmp_path / "one.csv")
+        with (tmp_path / "one.csv").open(newline="") as file:
+            shares.append([float(row["probability_praise"]) for row in csv.DictReader(file)])
+    assert len(thresholds) == 2 and thresholds != [0.5, 0.5]
+    with (out / "out_of_fold.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            is_praise = float(row["praise"]) > thresholds[int(row["fold"])]
+            assert row["prediction"] == ("praise" if is_praise else "blame")
+    with submission.open(newline="") as file:
+        answers = [row["label"] for row in csv.DictReader(file)]
+    bar = statistics.fmean(thresholds)
+    means = [statistics.fmean(each) for each in zip(*shares, strict=True)]
+    assert answers == ["praise" if mean > bar else "blame" for mean in means]
 
 
 def examples(labels: str, groups: str = "") -> list[Example]:

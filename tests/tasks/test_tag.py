@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_an_intent_is_told_by_the_mean_over_windows() -> None:
 def test_a_batch_has_tags_at_first_pieces_and_an_intent_for_each_window() -> None:
     task = Tag.learn(JOINT, PLAIN)
     words = ("a", "bab", "\u200b", "c", "d", "e", "f")
-    long = TaggedSentence("a", 1, words, ("O", "B-X", "I-X", "O", "B-Y", "I-X", "O"), "stop")
+    long = TaggedSentence("a", 1, words, ("O", "B-X", "I-X", "O", "O", "I-X", "O"), "stop")
     rows = [JOINT[0], long]
     features = [task.features(row, TOKENIZER, 8) for row in rows]
     assert [len(part.sequences) for part in features] == [1, 2]
@@ -183,24 +184,59 @@ def test_a_batch_has_tags_at_first_pieces_and_an_intent_for_each_window() -> Non
     pieces = [TOKENIZER.vocabulary.pieces[number] for number in batch["piece_ids"]]
     tagged = zip(batch["label_positions"].tolist(), batch["labels"].tolist(), strict=True)
     found = [(pieces[place], task.labels[number]) for place, number in tagged]
-    # The zero-width word has no piece, and Y does not occur in training.
+    # The zero-width word has no piece.
     assert found == [
         ("a", "O"),
         ("b", "B-X"),
         ("a", "O"),
         ("b", "B-X"),
         ("c", "O"),
+        ("d", "O"),
         ("e", "B-X"),
         ("f", "O"),
     ]
     assert batch["intent_labels"].tolist() == [0, 1, 1]
 
 
-def test_what_does_not_occur_in_training_is_missed_and_not_refused() -> None:
+@pytest.mark.parametrize(
+    ("training", "row", "message"),
+    [
+        (
+            "I-PER O I-LOC",
+            "O I-LOK",
+            r"a\.txt:2: the type of the tag 'I-LOK' of 'b' .*'LOC', 'PER'",
+        ),
+        ("B-X E-X O", "S-X S-Y", r"a\.txt:2: the type of the tag 'S-Y' of 'b' does not .*: 'X': "),
+        (
+            "DT NN",
+            "DT VB DT",
+            r"a\.txt:2: the tag 'VB' of 'b' does not .* known: 'DT', 'NN': spell",
+        ),
+        ("B I O", "B-X", r"a\.txt:1: the type of the tag 'B-X' of 'a' .* known: 'B', 'I', 'O'"),
+    ],
+)
+def test_a_tag_that_training_has_not_is_refused_as_a_target(
+    training: str, row: str, message: str
+) -> None:
+    task = Tag.learn(sentences(training), PLAIN)
+    (example,) = sentences(row)
+    with pytest.raises(DataError, match=message):
+        task.target(example, task.features(example, TOKENIZER, 16))
+
+
+def test_a_tag_of_a_known_type_is_no_unseen_one() -> None:
+    task = Tag.learn(sentences("B-X O"), PLAIN)
+    (example,) = sentences("O B-X I-X")
+    target = task.target(example, task.features(example, TOKENIZER, 16))
+    assert [task.labels[number] for number in target.labels] == ["O", "B-X", "I-X"]
+
+
+def test_what_does_not_occur_in_training_is_missed_when_scored() -> None:
     task = Tag.learn(JOINT, PLAIN)
     row = TaggedSentence("dev", 1, ("a", "b"), ("B-Y", "O"), "other")
     features = task.features(row, TOKENIZER, 16)
-    assert task.target(row, features) == TagTarget((None, 0), None)
+    known = replace(row, tags=("B-X", "O"))
+    assert task.target(known, features).intent is None  # the dev rows of ATIS have such
     scorer = task.scorer()
     choices = outputs_of(task, features.sequences, [0])
     scorer.add(row, task.decode(row, features, choices))

@@ -69,7 +69,9 @@ class ColumnsConfig(Settings):
 
     text_column: Annotated[str | None, Help("column of the text")] = None
     pair_column: Annotated[str | None, Help("column of the second text of a pair")] = None
-    label_column: Annotated[str | None, Help("column of the label")] = None
+    label_column: Annotated[
+        str | None, Help("column of the label; with multi_label also one of 0 and 1 each: a,b,c")
+    ] = None
     id_column: Annotated[str | None, Help("column that names a row in predictions")] = None
     delimiter: Annotated[
         Literal["comma", "tab"] | None, Help("between columns; by default as the file's name says")

@@ -108,6 +108,7 @@ class Columns:
     label: str | None = None
     id: str | None = None
     guessed: tuple[str, ...] = ()  # of text, pair, label and id those known by their names alone
+    labels: tuple[str, ...] = ()  # of each label its own column of 0 and 1, in place of `label`
 
     def roles(self) -> dict[str, str]:
         """Returns the columns that are there by what they hold: text, pair, label, id."""
@@ -115,8 +116,8 @@ class Columns:
         return {role: name for role, name in found.items() if name is not None}
 
     def names(self) -> list[str]:
-        """Returns the columns that are read, each once, in the order text, pair, label, id."""
-        return list(dict.fromkeys(self.roles().values()))
+        """Returns the columns that are read, each once: text, pair, label, id, the labels."""
+        return list(dict.fromkeys([*self.roles().values(), *self.labels]))
 
     def said(self) -> str:
         """Returns the choice in words, as 'text from 'tweet' (guessed), label from 'target''."""
@@ -124,6 +125,8 @@ class Columns:
         for role, name in self.roles().items():
             how = " (guessed)" if role in self.guessed else ""
             parts.append(f"{role} from column {name!r}{how}")
+        if self.labels:
+            parts.append(f"labels from columns {_listed(self.labels)}")
         return ", ".join(parts)
 
 
@@ -133,6 +136,7 @@ def choose_columns(
     *,
     label_names: Sequence[str] | None,
     known: Columns | None = None,
+    may_have_several: bool = False,
 ) -> Columns:
     """Returns the columns that flags name, else that `known` had, else that their names tell.
 
@@ -141,32 +145,46 @@ def choose_columns(
         config: what flags name.
         label_names: likely names of the label, the likeliest first; None where no label is read.
         known: what was read in training, taken where this file has columns of those names.
+        may_have_several: whether `label_column` may name a column for each label, as in a,b,c.
 
     Raises:
         MissingInputError: a column that a flag names is not there; the nearest one is named.
         DataError: the text or the label cannot be guessed.
     """
-    for flag in ("text_column", "pair_column", "label_column", "id_column"):
+    for flag in ("text_column", "pair_column", "id_column"):
         _require(table, getattr(config, flag), flag)
+    named = _named_labels(table, config.label_column) if may_have_several else ()
+    labels: tuple[str, ...] = ()
+    if label_names is not None:
+        labels = named or (known.labels if known and not config.label_column else ())
+        for name in labels or (config.label_column,):
+            _require(table, name, "label_column")
     if config.text_column:
         text, pair = config.text_column, config.pair_column
     elif known and known.text in table.columns and (known.pair or known.text) in table.columns:
         text, pair = known.text, config.pair_column or known.pair
     else:
-        text, pair = _guess_texts(table, config, known)
-    label = config.label_column if label_names is not None else None
-    if label_names is not None and label is None:
+        text, pair = _guess_texts(table, config, known, named)
+    label = config.label_column if label_names is not None and not labels else None
+    if label_names is not None and label is None and not labels:
         label = known.label if known and known.label in table.columns else None
         label = label or _guess_label(table, label_names, [text, pair, config.id_column])
-    taken = (text, pair, label)
+    taken = (text, pair, label, *labels)
     identity = config.id_column or _first_named(
         ID_NAMES, (name for name in table.columns if name not in taken)
     )
-    found = Columns(text, pair, label, identity)
-    named = (config.text_column, config.pair_column, config.label_column, config.id_column)
-    told = {*named, *(known.names() if known else ())}
+    found = Columns(text, pair, label, identity, labels=labels)
+    flags = (config.text_column, config.pair_column, config.label_column, config.id_column)
+    told = {*flags, *(known.names() if known else ())}
     guessed = tuple(role for role, name in found.roles().items() if name not in told)
     return replace(found, guessed=guessed)
+
+
+def _named_labels(table: Table, name: str | None) -> tuple[str, ...]:
+    """Returns the columns of a list with commas, unless that is the name of a single one."""
+    if name is None or name in table.columns or "," not in name:
+        return ()
+    return tuple(dict.fromkeys(part.strip() for part in name.split(",")))
 
 
 def _require(table: Table, name: str | None, flag: str) -> None:
@@ -179,9 +197,10 @@ def _require(table: Table, name: str | None, flag: str) -> None:
 
 
 def _guess_texts(
-    table: Table, config: ColumnsConfig, known: Columns | None
+    table: Table, config: ColumnsConfig, known: Columns | None, labels: Sequence[str]
 ) -> tuple[str, str | None]:
-    free = [n for n in table.columns if n not in (config.label_column, config.id_column)]
+    taken = (config.label_column, config.id_column, *labels)
+    free = [name for name in table.columns if name not in taken]
     plain = {_plain(name): name for name in free}
     wants_one = known is not None and known.pair is None
     if not wants_one:

@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
@@ -35,6 +35,7 @@ class Answered:
     id: str | None
     answer: str | float  # a label, or a number
     probabilities: Mapping[str, float]  # by label; none for a number
+    marks: Mapping[str, int] = field(default_factory=dict)  # 0 or 1 by label, to stand in columns
 
 
 @contextmanager
@@ -116,8 +117,8 @@ def write_predictions(
 ) -> int:
     """Writes predictions as CSV, or as JSON lines by the file's name; returns their number.
 
-    A row has its id, if the file has ids, the prediction, and the probability of each label.
-    `excel_safe` is for CSV alone; see `excel_safe_cell`.
+    A row has its id, if the file has ids, the prediction, or in its place the columns of `marks`,
+    and the probability of each label. `excel_safe` is for CSV alone; see `excel_safe_cell`.
     """
     count = 0
     with new_file(path, "w") as file:
@@ -125,16 +126,18 @@ def write_predictions(
         for row in rows:
             ids: dict[str, str | None] = {} if id_column is None else {id_column: row.id}
             if path.suffix.lower() == ".jsonl":
-                cells: dict[str, Any] = ids | {PREDICTION: row.answer}
+                said: dict[str, Any] = dict(row.marks) or {PREDICTION: row.answer}
+                cells: dict[str, Any] = {**ids, **said}
                 if row.probabilities:
                     cells["probabilities"] = dict(row.probabilities)
                 file.write(json.dumps(cells, ensure_ascii=False) + "\n")
             else:
                 if count == 0:
                     names = [PROBABILITY + label for label in row.probabilities]
-                    write_row([*ids, PREDICTION, *names])
+                    write_row([*ids, *(row.marks or [PREDICTION]), *names])
                 numbers = map(spelt, row.probabilities.values())
-                write_row([*ids.values(), spelt(row.answer), *numbers])
+                marks = row.marks.values() or [spelt(row.answer)]
+                write_row([*ids.values(), *marks, *numbers])
             count += 1
     return count
 

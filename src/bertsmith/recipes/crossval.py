@@ -61,7 +61,8 @@ def crossval(
         folds: into how many parts the rows are split; each has its share of every label.
         group_column: rows that are alike in this column stay in one fold.
         test: rows that the mean of all folds' models answers, in `submission`.
-        submission: file for those answers: the id, and the label's column as in training.
+        submission: file for those answers: the id, and the label's column as in training; where
+            each label has a column of its own, these with probabilities.
         like: sample whose layout the submission shall have.
         excel_safe: in both files, put a quote before texts that a spreadsheet would run.
         resume: finished folds are kept, begun ones go on.
@@ -169,7 +170,8 @@ def _layout(test: Path, source: Source, like: Path | None, loaded: Loaded) -> La
             f"{test}: no column is known to hold the id of a row; name it with --id-column"
         )
     ids = tuple(example.id for example in source.examples)
-    return Layout(test, (name, loaded.facts["columns"]["label"]), name, ids)
+    columns = loaded.facts["columns"]
+    return Layout(test, (name, *columns.get("labels", [columns["label"]])), name, ids)
 
 
 def _together(tasks: list[Task]) -> Task:

@@ -29,7 +29,7 @@ from bertsmith.recipes.rows_seen import Lengths, Seen
 from bertsmith.recipes.run_check import check_run, is_run
 from bertsmith.recipes.views import EYES, View
 from bertsmith.tasks.forms import Source
-from bertsmith.tasks.labelled import Example
+from bertsmith.tasks.labelled import Example, wanted_in
 from bertsmith.tasks.task import Task, find_task
 from bertsmith.text.tokenizer_files import read_tokenizer
 
@@ -130,12 +130,14 @@ class Patient:
 
     def _see_table(self, seen: Seen, path: Path, columns: Columns) -> None:
         texts = [columns.text, *([columns.pair] if columns.pair else [])]
-        assert columns.label is not None, "the file was opened as a labelled one"
         odd, first = 0, None
         for row in open_table(path, self._columns).rows(columns.names()):
             try:
+                label, labels = wanted_in(row, columns)
                 view = View(
-                    tuple(row.text(column) for column in texts), row.value(columns.label).strip()
+                    tuple(row.text(column) for column in texts),
+                    label or "",
+                    labels if columns.labels else None,
                 )
             except DataError as error:
                 odd, first = odd + 1, first or error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,9 @@ from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.rows import LabelledData
 from bertsmith.tasks.answers import results_of
+from bertsmith.tasks.forms import Prediction
 from bertsmith.tasks.metrics import better
+from bertsmith.tasks.tag import Tag, TagTarget
 from bertsmith.tasks.task import Task
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
@@ -38,7 +41,7 @@ class Standing:
     rows_sha256: str
     best_step: int = 0
     best_scores: dict[str, float] = field(default_factory=dict)
-    is_collapsed: bool = False  # the best model says the same of every dev row
+    is_collapsed: bool = False  # the best model says the same of every dev row, or of every word
     training_seconds: float = 0.0
     evaluations_since_best: int = 0
     restarts: int = 0  # how often the run was begun again with another seed
@@ -114,8 +117,8 @@ class Sitting:
         if not standing.is_collapsed or standing.restarts >= self._config.restarts:
             return False
         self._progress.say(
-            f"every dev row gets the same answer: the run has learnt nothing and is begun again, "
-            f"with seed {self._config.seed + standing.restarts + 1}"
+            f"every dev {self._unit} gets the same answer: the run has learnt nothing and is begun "
+            f"again, with seed {self._config.seed + standing.restarts + 1}"
         )
         self.standing = Standing(standing.rows_sha256, restarts=standing.restarts + 1)
         purge_checkpoints(self._folder.checkpoints, keep=0)
@@ -158,8 +161,8 @@ class Sitting:
         self._keep(run, self._folder.model, task, scores)
         if standing.is_collapsed:
             self._progress.say(
-                "the best model gives every dev row the same answer: it has learnt nothing; "
-                "try a lower --learning-rate or more --epochs"
+                f"the best model gives every dev {self._unit} the same answer: it has learnt "
+                f"nothing; try a lower --learning-rate or more --epochs"
             )
         tokens = rows.num_tokens * self._epoch(run)
         return {
@@ -194,18 +197,25 @@ class Sitting:
     def _scores(self, run: Run) -> tuple[Task, dict[str, float], bool]:
         """Returns the task tuned on the dev rows, their scores, and whether it has collapsed.
 
-        It has where all rows, though not alike, get one answer.
+        It has where all that is asked, though not alike, gets one answer. Of the outputs only
+        those of whole rows are held, a number for each label: a temperature or thresholds are
+        fitted on all of them at once. Those of tokens come and go as they are needed, and where
+        a task is tuned on them, the model answers twice.
         """
         dev, model = self._data.dev, self._model_for_use(run)
-        results = list(results_of(model, dev.examples, dev.features))
-        task = self._data.task.tuned(results)
-        scorer = task.scorer()
-        answers, wanted = set(), set(map(repr, dev.targets))
-        for example, features, outputs in results:
+        ask = partial(results_of, model, dev.examples, dev.features)
+        held = [] if model.per_token else list(ask())
+        task = self._data.task.tuned(held or ask())
+        scorer, variety = task.scorer(), _Variety()
+        for (example, features, outputs), target in zip(held or ask(), dev.targets, strict=True):
             found = task.decode(example, features, outputs)
             scorer.add(example, found)
-            answers.add(repr(found.answer))
-        return task, scorer.scores(), len(answers) == 1 < len(wanted)
+            variety.add(target, found)
+        return task, scorer.scores(), variety.is_lost
+
+    @property
+    def _unit(self) -> str:
+        return "word" if isinstance(self._data.task, Tag) else "row"
 
     def _keep(self, run: Run, place: Path, task: Task, scores: dict[str, float]) -> None:
         facts = task.facts() | self._facts | {"scores": scores, "epoch": _short(self._epoch(run))}
@@ -231,6 +241,34 @@ class Sitting:
 
     def _epoch(self, run: Run) -> float:
         return run.step / self._steps_per_epoch
+
+
+class _Variety:
+    """Whether a model says one thing only where several are right: of rows, or of tagged words."""
+
+    def __init__(self) -> None:
+        self._wanted: set[Any] = set()
+        self._said: set[Any] = set()
+
+    def add(self, target: Any, found: Prediction) -> None:
+        """Takes in what was wanted of a row, and what was said."""
+        if not isinstance(target, TagTarget):
+            self._wanted.add(repr(target))
+            self._said.add(repr(found.answer))
+            return
+        # A word without a piece is O without being asked; who learns intents has learnt something.
+        shares, intent = found.more["probabilities"], found.more.get("intent")
+        self._wanted.update((tag, target.intent) for tag in target.labels)
+        self._said.update(
+            (tag, intent)
+            for tag, share in zip(found.answer, shares, strict=True)
+            if share is not None
+        )
+
+    @property
+    def is_lost(self) -> bool:
+        """Returns whether all that was said is the same, and what was wanted is not."""
+        return len(self._said) == 1 < len(self._wanted)
 
 
 def _short(epoch: float) -> float:

@@ -76,7 +76,7 @@ class Seen:
         line = where.rpartition(":")[2]
         self._lines.append(int(line) if line.isascii() and line.isdigit() else 0)
         if self._counts_labels:
-            self._count_labels(row, where, view.wanted)
+            self._count_labels(row, where, view)
         if not all(text.strip() for text in view.texts):
             self.empty.add(row)
         garbled = next(filter(None, map(MOJIBAKE.search, view.texts)), None)
@@ -107,10 +107,12 @@ class Seen:
         """Returns a hash of what is wanted of each row. [N]"""
         return np.frombuffer(self._wanted, np.uint64) if self._wanted else np.empty(0, np.uint64)
 
-    def _count_labels(self, row: int, where: str, wanted: str) -> None:
-        labels = [wanted.strip()]
-        if self._separator:
-            labels = [part.strip() for part in wanted.split(self._separator)]
+    def _count_labels(self, row: int, where: str, view: View) -> None:
+        labels = [view.wanted.strip()]
+        if view.labels is not None:
+            labels = list(view.labels)
+        elif self._separator:
+            labels = [part.strip() for part in view.wanted.split(self._separator)]
         elif not labels[0]:
             self.unlabelled.add(row)
         for label in filter(None, labels):

@@ -141,18 +141,20 @@ def _check_end(
             f"go on with: bertsmith {command} --config {run / SETTINGS} --out {run} --resume",
         )
     scores = [row["dev"] for row in rows if "dev" in row]
-    ends = [score for score in scores if _says_one_thing(score)]
+    ends = [name for score in scores if (name := _says_one_thing(score))]
     if scores and len(ends) == len(scores):
         yield Finding(
             "warning",
-            "has collapsed: every dev row gets the same answer, so that the correlation is 0",
+            f"has collapsed: dev {ends[-1]} is 0 throughout, as it is where every row gets the "
+            f"same answer, or every word the same tag",
             str(run),
             "begin again with another --seed, a lower --learning-rate or more --epochs",
         )
 
 
-def _says_one_thing(scores: dict[str, float]) -> bool:
-    return any(scores.get(name) == 0 for name in ("mcc", "pearson"))
+def _says_one_thing(scores: dict[str, float]) -> str | None:
+    """Returns the name of a score that is 0 where all answers are alike; None if none is."""
+    return next((name for name in ("mcc", "pearson", "recall") if scores.get(name) == 0), None)
 
 
 def _numbers(row: dict[str, Any]) -> list[float]:

@@ -20,6 +20,7 @@ class View:
 
     texts: tuple[str, ...]
     wanted: str  # empty where nothing is wanted
+    labels: tuple[str, ...] | None = None  # where each has a column of its own, those of the row
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ def _spelt(answer: Any) -> str:
 
 def _text_view(example: Any) -> View:
     texts = (example.text,) if example.pair is None else (example.text, example.pair)
-    return View(texts, example.label or "")
+    labels = example.labels if example.label_columns else None
+    return View(texts, example.label or "", labels)
 
 
 def _label_size(task: Any, example: Any, prediction: Prediction) -> float | None:

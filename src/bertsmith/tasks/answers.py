@@ -16,6 +16,10 @@ from bertsmith.tasks.pieces import TOKENS_PER_BATCH, windows
 from bertsmith.tasks.task import Task
 from bertsmith.text.wordpiece import Tokenizer
 
+# Pieces whose outputs are there at a time where each has its own: enough batches for their rows to
+# be of like length in each, and some 5 MB for a tagger of 20 labels.
+TOKENS_HELD = 16 * TOKENS_PER_BATCH
+
 
 def answer(
     task: Task,
@@ -34,10 +38,32 @@ def answer(
 def results_of(
     model: TaskModel, examples: Sequence[Any], features: Sequence[Features]
 ) -> Iterator[tuple[Any, Any, list[Tensor]]]:
-    """Yields each row with the model's outputs for its sequences, as `Task.decode` takes them."""
-    outputs = iter(logits_of(model, [part for row in features for part in row.sequences]))
-    for example, row in zip(examples, features, strict=True):
-        yield example, row, [next(outputs) for _ in row.sequences]
+    """Yields each row with the model's outputs for its sequences, as `Task.decode` takes them.
+
+    Outputs per token are computed, and held, for as many rows at a time as have `TOKENS_HELD`
+    pieces; those per sequence, which are small, for all rows at once.
+    """
+    limit = TOKENS_HELD if model.per_token else None
+    place = 0
+    for group in _groups(features, limit):
+        outputs = iter(logits_of(model, [part for row in group for part in row.sequences]))
+        for row in group:
+            yield examples[place], row, [next(outputs) for _ in row.sequences]
+            place += 1
+
+
+def _groups(features: Sequence[Features], limit: int | None) -> Iterator[Sequence[Features]]:
+    """Yields neighbouring rows of together up to `limit` pieces, or a longer one alone."""
+    if limit is None:
+        yield features
+        return
+    first = held = 0
+    for place, row in enumerate(features):
+        if held and held + row.num_tokens > limit:
+            yield features[first:place]
+            first, held = place, 0
+        held += row.num_tokens
+    yield features[first:]
 
 
 def logits_of(model: TaskModel, sequences: Sequence[Framed]) -> list[Tensor]:

@@ -56,6 +56,7 @@ class Classify:
     # Above which a label is said: of each one that stands by itself, or of the second of two.
     # None: one half.
     thresholds: tuple[float, ...] = ()
+    by_column: bool = False  # each label has a column of its own in the user's files
 
     @classmethod
     def read(
@@ -69,7 +70,8 @@ class Classify:
         """Opens a table of texts or pairs, or a file of GLUE; see `labelled.read_texts`."""
         if columns.glue:
             return read_glue(path, columns, cls.name, labelled=labelled)
-        return read_texts(path, columns, remembered, CLASS_NAMES if labelled else None)
+        names = CLASS_NAMES if labelled else None
+        return read_texts(path, columns, remembered, names, may_have_several=True)
 
     @classmethod
     def learn(cls, examples: Sequence[Example], options: TaskConfig) -> Self:
@@ -79,11 +81,18 @@ class Classify:
 
         Raises:
             DataError: there is no row, or only one label, or almost one label for every row.
+            ConfigError: labels have columns of their own without `multi_label`.
         """
         if not examples:
             raise DataError("the training file holds no rows; expected labelled texts")
         if options.multi_label:
             return cls._learn_several(examples, options)
+        if examples[0].label_columns:
+            raise ConfigError(
+                f"label_column names {len(examples[0].label_columns)} columns, one for each label, "
+                f"of which a row may have several; expected multi_label with them: add "
+                f"--multi-label"
+            )
         found = Counter(label_of(example) for example in examples)
         if all(WHOLE.fullmatch(_whole(label)) for label in found):
             found = Counter(_whole(label_of(example)) for example in examples)
@@ -113,6 +122,9 @@ class Classify:
         found = Counter(
             label for example in examples for label in _split(example, options.label_separator)
         )
+        columns = examples[0].label_columns
+        if columns and found:
+            return cls(columns, options, chosen_by="f1_micro", by_column=True)
         if not found:
             raise DataError(
                 f"none of the {len(examples)} training rows has a label; expected several in one "
@@ -146,7 +158,13 @@ class Classify:
                 f"the model has {len(thresholds)} thresholds for its {len(labels)} labels; "
                 f"expected one for each that stands by itself, or one of two labels"
             )
-        return cls(tuple(labels), options, temperature=temperature, thresholds=tuple(thresholds))
+        return cls(
+            tuple(labels),
+            options,
+            temperature=temperature,
+            thresholds=tuple(thresholds),
+            by_column=facts.get("labels_by_column") is True,
+        )
 
     def facts(self) -> dict[str, Any]:
         """Returns the task's name and its labels in the order of the model's outputs."""
@@ -155,6 +173,7 @@ class Classify:
             "labels": list(self.labels),
             "temperature": self.temperature,
             "thresholds": list(self.thresholds),
+            "labels_by_column": self.by_column,
             "options": self.options.to_mapping(),
         }
 
@@ -281,9 +300,18 @@ class Classify:
         *,
         excel_safe: bool = False,
     ) -> int:
-        """Writes CSV, or JSON lines by the file's name; see `outputs.write_predictions`."""
+        """Writes CSV, or JSON lines by the file's name; see `outputs.write_predictions`.
+
+        Where labels have columns of their own, each is there again with 0 or 1.
+        """
+        columns = self.labels if self.by_column else ()
         rows = (
-            Answered(example.id, self.spelt(found.answer), found.probabilities)
+            Answered(
+                example.id,
+                self.spelt(found.answer),
+                found.probabilities,
+                {label: int(label in found.answer) for label in columns},
+            )
             for example, found in answered
         )
         return write_predictions(path, rows, id_column, excel_safe=excel_safe)
@@ -365,6 +393,8 @@ def _are_numbers(values: Sequence[object]) -> bool:
 
 def _split(example: Example, separator: str) -> list[str]:
     """Returns the labels of a row that may have several, each once."""
+    if example.label_columns:
+        return list(example.labels)
     assert example.label is not None, "examples for training and scoring are read with labels"
     parts = (part.strip() for part in example.label.split(separator))
     return list(dict.fromkeys(part for part in parts if part))

@@ -32,6 +32,7 @@ from bertsmith.tasks.schemes import (
 )
 from bertsmith.tasks.tag_rows import (
     check_documents,
+    check_kinds,
     intent_in,
     intents_of,
     recognised,
@@ -49,10 +50,11 @@ MOST_TAGS = 512
 class TagTarget(NamedTuple):
     """The numbers of the tags of all decided words, in their order, and that of the intent.
 
-    What does not occur in training has no number; of dev rows it counts as missed.
+    An intent that does not occur in training has no number and counts as missed: the dev rows
+    that are published with ATIS have such. Tags that do not occur are refused.
     """
 
-    labels: tuple[int | None, ...]
+    labels: tuple[int, ...]
     intent: int | None
 
 
@@ -213,14 +215,16 @@ class Tag:
         """Returns the numbers of the tags and of the intent; see `TagTarget`.
 
         Raises:
-            DataError: a tag is of no scheme, where tags name entities.
+            DataError: a tag does not occur in training, or is of no scheme where tags name
+                entities; its word is named.
         """
         tags = spelt(example, self.learnt)
+        check_kinds(example, tags, self.learnt, self._numbers.keys())
         decided = np.concatenate([*features.words, np.empty(0, np.int64)]).tolist()
         intent = None
         if self.intents:
             intent = self._intent_numbers.get(intent_in(example))
-        return TagTarget(tuple(self._numbers.get(tags[word]) for word in decided), intent)
+        return TagTarget(tuple(self._numbers[tags[word]] for word in decided), intent)
 
     def collate(
         self, features: Sequence[TagFeatures], targets: Sequence[TagTarget]
@@ -233,11 +237,9 @@ class Tag:
         positions = np.concatenate(
             [part + start for part, start in zip(within, starts, strict=False)]
         )
-        numbers = [number for target in targets for number in target.labels]
-        known = np.array([number is not None for number in numbers], bool)
-        batch["label_positions"] = torch.from_numpy(positions[known])  # [M]
+        batch["label_positions"] = torch.from_numpy(positions)  # [M]
         batch["labels"] = torch.tensor(  # [M]
-            [number for number in numbers if number is not None], dtype=torch.int64
+            [number for target in targets for number in target.labels], dtype=torch.int64
         )
         if self.intents:
             sizes = torch.tensor([len(row.sequences) for row in features])  # [N]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from bertsmith.config import TaskConfig
 from bertsmith.data.tagged import TaggedSentence
@@ -45,6 +46,37 @@ def spelt(example: TaggedSentence, scheme: Scheme | None) -> Sequence[str]:
                 f"names no entity as the others do; expected O, or one such as 'B-LOC'"
             ) from None
     return respelt(tags, scheme)
+
+
+def kind_of(tag: str, scheme: Scheme | None) -> str:
+    """Returns what a model must have seen to give a tag: its type, or else the tag."""
+    return split_tag(tag)[1] if scheme else tag
+
+
+def check_kinds(
+    example: TaggedSentence, tags: Sequence[str], scheme: Scheme | None, labels: AbstractSet[str]
+) -> None:
+    """Refuses a sentence with a tag that a model could never give.
+
+    Args:
+        example: the sentence.
+        tags: its tags as the model learns them.
+        scheme: in which these are; None where tags name no entities.
+        labels: the tags that occur in training, in that scheme.
+
+    Raises:
+        DataError: a tag's type does not occur in training; its word is named.
+    """
+    if labels >= set(tags):
+        return
+    word = next(word for word, tag in enumerate(tags) if tag not in labels)
+    known = sorted({kind_of(label, scheme) for label in labels} - {""}) or sorted(labels)
+    shown = ", ".join(map(repr, known[:20])) + (", .." if len(known) > 20 else "")
+    raise DataError(
+        f"{example.where_of(word)}: the {'type of the ' if scheme else ''}tag "
+        f"{tags_in(example)[word][:40]!r} of {example.words[word][:40]!r} does not occur in "
+        f"training; known: {shown}: spell tags alike in both files, or drop the sentence"
+    )
 
 
 def recognised(examples: Sequence[TaggedSentence], options: TaskConfig) -> Recognised:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.tasks.forms import Prediction
-from bertsmith.tasks.schemes import OUTSIDE, Scheme, spans_of, split_tag
-from bertsmith.tasks.tag_rows import intent_in, spelt
+from bertsmith.tasks.schemes import OUTSIDE, Scheme, spans_of
+from bertsmith.tasks.tag_rows import intent_in, kind_of, spelt
 
 
 class EntityScorer:
@@ -76,7 +76,7 @@ class TagScorer:
             intents: that it knows; none where it tells none.
         """
         self._scheme = scheme
-        self._known = {_kind(label, scheme) for label in labels}
+        self._known = {kind_of(label, scheme) for label in labels}
         self._intents = frozenset(intents)
         self._entities = EntityScorer(has_entities=scheme is not None)
         self._sentences = self._right_intents = self._right_sentences = 0
@@ -92,7 +92,7 @@ class TagScorer:
         self._entities.add(wanted, prediction.answer)
         self._rare["words_without_pieces"] += prediction.more["words_without_pieces"]
         self._rare["words_of_unseen_tags"] += sum(
-            tag != OUTSIDE and _kind(tag, self._scheme) not in self._known for tag in wanted
+            tag != OUTSIDE and kind_of(tag, self._scheme) not in self._known for tag in wanted
         )
         if self._intents:
             intent = intent_in(example)
@@ -119,11 +119,6 @@ class TagScorer:
     def by_type(self) -> dict[str, dict[str, float]]:
         """Returns the scores of each type of entity; see `EntityScorer.by_type`."""
         return self._entities.by_type()
-
-
-def _kind(tag: str, scheme: Scheme | None) -> str:
-    """Returns what a model must have seen to give a tag: its type, or else the tag."""
-    return split_tag(tag)[1] if scheme else tag
 
 
 def _shares(right: int, found: int, wanted: int) -> dict[str, float]:
