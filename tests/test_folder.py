@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -435,20 +436,23 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Lets no file grow beyond 1 kB while the test runs, as on a full disk."""
+    """Lets no file grow beyond 1 kB, as on a full disk; not even the tests' own log."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_disk_that_is_full_leaves_the_old_folder_and_nothing_else(
-    folder: Path, tokenizer: Tokenizer, small_files: None
+    folder: Path, tokenizer: Tokenizer
 ) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(StorageError, match="cannot be written .*what stood there still stands"):
+    full = pytest.raises(StorageError, match="cannot be written .*what stood there still stands")
+    with full, small_files():
         save_model(folder, BertForPreTraining(SMALL), tokenizer, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

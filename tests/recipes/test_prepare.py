@@ -140,6 +140,7 @@ def test_bad_text_leaves_nothing_behind(tokenizer: Tokenizer, tmp_path: Path) ->
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from bertsmith.config import CasingConfig, CorpusConfig, PrepareConfig
@@ -147,6 +148,7 @@ from bertsmith.recipes.prepare import prepare
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     tokenizer = Tokenizer(Vocabulary.read(Path(sys.argv[2])), CasingConfig())
     config = PrepareConfig(workers=2)
     report = lambda done: print(done, flush=True)
