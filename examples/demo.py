@@ -98,6 +98,7 @@ def run_commands(out: Path, budget: str) -> dict[str, Any]:
         *("--size", "tiny", "--sequence-length", "64", "--long-sequence-share", "0"),
         *("--tokens-per-batch", "1024", "--learning-rate", "1e-3", "--warmup", "0.02"),
         *("--bias-correction", "--dropout", "0", "--masked-lm-prob", "0.4"),
+        *("--initialization", "directed"),
         *("--held-out", "0.03", "--evaluate-every", "250"),
     )
     story["filled"] = [
