@@ -18,7 +18,6 @@ from bertsmith.data.files import (
     COMPRESSIONS,
     LONGEST_ROW,
     SourceFile,
-    check_encoding,
     find_files,
     read_lines,
 )
@@ -28,6 +27,7 @@ from bertsmith.data.layout import (
     group_lines,
     profile_lines,
 )
+from bertsmith.data.lines import known_encoding
 from bertsmith.errors import DataError, MissingInputError, nearest
 from bertsmith.storage import strict_json
 
@@ -57,7 +57,7 @@ def read_documents(sources: Sequence[str], config: CorpusConfig) -> Iterator[Doc
         MissingInputError: a source or the text column is not there; raised for sources at once.
         DataError: a file is not what its name says, or no file holds any text.
     """
-    check_encoding(config.encoding)
+    known_encoding(config.encoding, "encoding")
     return _documents(find_files(sources), config)
 
 

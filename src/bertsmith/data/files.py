@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bertsmith.errors import ConfigError, DataError, MissingInputError
+from bertsmith.errors import DataError, MissingInputError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -154,17 +154,6 @@ def _remote_files(source: str) -> list[SourceFile]:
         for path in paths
         if not any(part.startswith(".") for part in path.removeprefix(root).split("/"))
     ]
-
-
-def check_encoding(encoding: str) -> None:
-    """Raises ConfigError where `encoding` is not the name of an encoding of text."""
-    try:
-        "".encode(encoding)
-    except LookupError:
-        raise ConfigError(
-            f"encoding is {encoding!r}, which Python does not know; "
-            f"expected a name such as utf-8, latin-1, utf-16 or gb18030"
-        ) from None
 
 
 def read_text(file: SourceFile, encoding: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from bertsmith.errors import ConfigError, DataError, MissingInputError
 CHUNK_BYTES = 1 << 20
 
 
-def known_encoding(encoding: str) -> str:
+def known_encoding(encoding: str, setting: str = "file_encoding") -> str:
     """Returns Python's name of an encoding.
 
     Raises:
@@ -26,7 +26,7 @@ def known_encoding(encoding: str) -> str:
         return codecs.lookup(encoding).name
     except LookupError:
         raise ConfigError(
-            f"file_encoding is {encoding!r}, which Python does not know; "
+            f"{setting} is {encoding!r}, which Python does not know; "
             f"expected a name such as utf-8, utf-16, cp1252 or gb18030"
         ) from None
 

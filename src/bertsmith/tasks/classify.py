@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,17 +24,11 @@ from bertsmith.model.task_heads import BertForClassification, TaskModel
 from bertsmith.tasks.calibration import best_f1_threshold, fit_temperature
 from bertsmith.tasks.forms import Features, Prediction, Source
 from bertsmith.tasks.glue import read_glue
+from bertsmith.tasks.label_names import NUMBER, WHOLE, as_whole, check_kinds, labels_of
 from bertsmith.tasks.labelled import Example, label_of, read_texts
 from bertsmith.tasks.metrics import classification_scores, multi_label_scores
 from bertsmith.tasks.pieces import text_features
 from bertsmith.text.wordpiece import Tokenizer
-
-WHOLE = re.compile(r"-?[0-9]{1,18}")
-WHOLE_AS_DECIMAL = re.compile(r"(-?[0-9]{1,18})\.0{1,18}")  # 1.0, as tables with gaps spell 1
-NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
-
-# Up to this many, anything may be classes.
-MANY_LABELS = 20
 
 
 @dataclass(frozen=True)
@@ -94,15 +87,15 @@ class Classify:
                 f"--multi-label"
             )
         found = Counter(label_of(example) for example in examples)
-        if all(WHOLE.fullmatch(_whole(label)) for label in found):
-            found = Counter(_whole(label_of(example)) for example in examples)
+        if all(WHOLE.fullmatch(as_whole(label)) for label in found):
+            found = Counter(as_whole(label_of(example)) for example in examples)
         if len(found) == 1:
             raise DataError(
                 f"all {len(examples)} training rows have the label {next(iter(found))!r}; "
                 f"expected two labels or more: name the right column with --label-column"
             )
         numbers = all(NUMBER.fullmatch(label) for label in found)
-        _check_kinds(found, numbers)
+        check_kinds(found, numbers)
         order = sorted(sorted(found), key=float) if numbers else sorted(found)
         weights = (
             tuple(len(examples) / (len(found) * found[label]) for label in order)
@@ -120,7 +113,7 @@ class Classify:
     @classmethod
     def _learn_several(cls, examples: Sequence[Example], options: TaskConfig) -> Self:
         found = Counter(
-            label for example in examples for label in _split(example, options.label_separator)
+            label for example in examples for label in labels_of(example, options.label_separator)
         )
         columns = examples[0].label_columns
         if columns and found:
@@ -331,13 +324,13 @@ class Classify:
 
     def _right(self, example: Example) -> tuple[int, ...]:
         if self.options.multi_label:
-            labels = _split(example, self.options.label_separator)
+            labels = labels_of(example, self.options.label_separator)
             return tuple(self._number(label, example.where) for label in labels)
         return (self._number(label_of(example), example.where),)
 
     def _number(self, label: str, where: str) -> int:
-        if label not in self._numbers and _whole(label) in self._numbers:
-            label = _whole(label)
+        if label not in self._numbers and as_whole(label) in self._numbers:
+            label = as_whole(label)
         if label not in self._numbers:
             raise DataError(
                 f"{where}: the label {label!r} does not occur in training"
@@ -389,35 +382,3 @@ def _mean_logits(outputs: Sequence[Tensor]) -> Tensor:
 
 def _are_numbers(values: Sequence[object]) -> bool:
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-
-
-def _split(example: Example, separator: str) -> list[str]:
-    """Returns the labels of a row that may have several, each once."""
-    if example.label_columns:
-        return list(example.labels)
-    assert example.label is not None, "examples for training and scoring are read with labels"
-    parts = (part.strip() for part in example.label.split(separator))
-    return list(dict.fromkeys(part for part in parts if part))
-
-
-def _check_kinds(found: Counter[str], numbers: bool) -> None:
-    """Refuses labels that name no classes: a column of texts or ids, or of measured numbers."""
-    if len(found) <= MANY_LABELS:
-        return
-    shown = f"{found.total()} training rows have {len(found)} different labels"
-    if numbers and not all(WHOLE.fullmatch(label) for label in found):
-        raise DataError(
-            f"{shown}, all of them numbers such as {next(iter(found))}; expected classes: "
-            f"use the task regress, or name another column with --label-column"
-        )
-    if 2 * len(found) > found.total():
-        raise DataError(
-            f"{shown}; expected several rows for each: name the right column with "
-            f"--label-column, or use the task regress for numbers"
-        )
-
-
-def _whole(label: str) -> str:
-    """Returns `1` for `1.0`, and every other label as it is."""
-    found = WHOLE_AS_DECIMAL.fullmatch(label)
-    return found[1] if found else label
