@@ -158,9 +158,8 @@ def finetune_rows(
                 )
             if not sitting.begins_anew():
                 break
-            loaded = load_encoder(
-                model, config.dropout
-            )  # the first one's weights have been trained
+            # The first one's weights have been trained.
+            loaded = load_encoder(model, config.dropout)
         result = sitting.finish(run) | {"learning_rate": optimizer.learning_rate}
         if not with_report:
             return result
