@@ -123,7 +123,7 @@ class Bert(nn.Module):
         Raises:
             DataError: a piece, segment or position is not one that the model knows.
         """
-        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        hidden, layout, noise = self.begin(piece_ids, segment_ids, position_ids, sequence_starts)
         for block in self.blocks:
             hidden = block(hidden, layout, noise)  # [T, H]
         return layout.restore(hidden)  # [T, H]
@@ -132,7 +132,7 @@ class Bert(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> list[Tensor]:
         """Returns the embeddings and the states of every block, each [T, H]; see `forward`."""
-        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        hidden, layout, noise = self.begin(piece_ids, segment_ids, position_ids, sequence_starts)
         states = [hidden]
         for block in self.blocks:
             states.append(block(states[-1], layout, noise))  # [T, H]
@@ -145,7 +145,7 @@ class Bert(nn.Module):
 
         It is what `forward` gives there, but the last block computes nothing for other tokens.
         """
-        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        hidden, layout, noise = self.begin(piece_ids, segment_ids, position_ids, sequence_starts)
         for block in self.blocks[:-1]:
             hidden = block(hidden, layout, noise)  # [T, H]
         last = cast(Block, self.blocks[-1])
@@ -156,9 +156,10 @@ class Bert(nn.Module):
         assert self.pooler is not None, "this encoder was made without a pooler"
         return torch.tanh(self.pooler(firsts))  # [S, H]
 
-    def _embed(
+    def begin(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> tuple[Tensor, Layout, Noise | None]:
+        """Returns what blocks read: states in the layout's order [T, H], the layout, the noise."""
         if piece_ids.device.type == "cpu":  # elsewhere the check would wait for the device
             _check_known("piece id", piece_ids, self.config.vocab_size, "vocab_size")
             _check_known("segment", segment_ids, self.config.type_vocab_size, "type_vocab_size")
