@@ -3,7 +3,7 @@
 All three take a random word for each piece and nothing else, so that the same words give the same
 choice. Pieces that may not be chosen have the highest rank that there is.
 
-A word is a piece and the continuations (`##`) that follow it. Where a sequence begins inside a word,
+A word is a piece and the continuations (`##`) that follow it. Where a text begins inside a word,
 what stands there of it counts as a word.
 
 Source: Devlin et al. 2019, section 3.1, for pieces; the release of whole word masking models in
@@ -58,11 +58,11 @@ def choose(
 ) -> Chosen:
     """Returns up to `count` places of one example.
 
-    Single pieces are those of lowest rank: every subset is equally likely. Words are taken whole, by
-    the rank of their first piece, and one that is too long for what is left is passed over. A span
-    begins at such a word and takes as many of the words after it as its draw says, up to a piece
-    that may not be chosen or is chosen already; one too long for what is left is shortened by whole
-    words. Every piece has its own die but for those of spans, which are replaced as one.
+    Single pieces are those of lowest rank: every subset is equally likely. Words are taken whole,
+    by the rank of their first piece, and one that is too long for what is left is passed over. A
+    span begins at such a word and has as many words as its draw says, but none that may not be
+    chosen or is chosen already; one too long for what is left is shortened by whole words. Every
+    piece has its own die but for those of spans, which are replaced as one.
 
     Args:
         units: what is chosen whole.
