@@ -131,5 +131,6 @@ def _choose_spans(
             place, words = ends[place], words - 1
     positions = sorted(die_of)
     return Chosen(
-        np.array(positions, dtype=np.int32), np.array([die_of[place] for place in positions])
+        np.array(positions, dtype=np.int32),
+        np.array([die_of[place] for place in positions], dtype=np.int64),
     )
