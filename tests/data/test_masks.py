@@ -14,7 +14,9 @@ def random_words(count: int, seed: int = 0) -> NDArray[np.uint64]:
     return np.random.default_rng(seed).integers(0, 2**64, count, dtype=np.uint64)
 
 
-def sequence(sizes: list[int], forbidden: list[int], seed: int) -> tuple[NDArray[np.uint64], ...]:
+def sequence(
+    sizes: list[int], forbidden: list[int], seed: int
+) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """Returns ranks and word beginnings of words of these sizes, some of one piece forbidden."""
     begins = np.zeros(sum(sizes), dtype=bool)
     begins[np.cumsum(sizes) - sizes] = True

@@ -143,13 +143,14 @@ def test_loss_in_chunks_is_cross_entropy(
 ) -> None:
     monkeypatch.setattr(heads, "_CHUNK", chunk)
     rng = torch.Generator().manual_seed(0)
-    inputs = [
+    states, weight, bias = (
         torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_()
         for shape in ((29, 8), (31, 8), (31,))
-    ]
+    )
+    inputs = [states, weight, bias]
     labels = torch.randint(0, 31, (29,), generator=rng)
-    loss, correct = piece_loss_in_chunks(*inputs, labels)
-    logits = F.linear(*inputs)
+    loss, correct = piece_loss_in_chunks(states, weight, bias, labels)
+    logits = F.linear(states, weight, bias)
     expected = F.cross_entropy(logits, labels, reduction="sum")
     torch.testing.assert_close(loss, expected)
     assert correct.item() == (logits.argmax(1) == labels).sum().item()
@@ -158,7 +159,7 @@ def test_loss_in_chunks_is_cross_entropy(
     for gradient, wanted in zip(ours, theirs, strict=True):
         torch.testing.assert_close(gradient, wanted)
     with torch.no_grad():
-        torch.testing.assert_close(piece_loss_in_chunks(*inputs, labels)[0], expected)
+        torch.testing.assert_close(piece_loss_in_chunks(states, weight, bias, labels)[0], expected)
 
 
 def test_no_scores_are_kept_from_the_way_forward_to_the_way_back() -> None:

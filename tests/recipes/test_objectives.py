@@ -72,9 +72,7 @@ def made(
     return request.param, out, pretrain([str(toy_corpus)], out, settings_of(request.param))
 
 
-def test_a_result_tells_what_there_was_to_measure(
-    made: tuple[str, Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_result_tells_what_there_was_to_measure(made: tuple[str, Path, dict[str, Any]]) -> None:
     kind, out, result = made
     _, _, judges_pairs, architecture = KINDS[kind]
     piece_task = "lm" if kind == "lm" else "mlm"
@@ -128,6 +126,19 @@ def test_growing_batches_grow(made: tuple[str, Path, dict[str, Any]]) -> None:
     assert sum(sizes) == result["tokens"]
     assert sizes[0] <= (first or 240) and sizes[-1] > 160
     assert (sizes[0] < 120) == (first is not None)
+
+
+def test_a_run_begun_before_there_were_objectives_goes_on(
+    unbroken_run: Path, tmp_path: Path, toy_corpus: Path
+) -> None:
+    out = as_killed_after(unbroken_run, 9, tmp_path / "run")
+    path = out / "settings.json"
+    named = json.loads(path.read_text())
+    for name in ("objective", "sentence_task", "layout", "masked_units", "mask_share"):
+        del named[name]
+    path.write_text(json.dumps(named))
+    pretrain([str(toy_corpus)], out, SETTINGS, resume=True)
+    assert weights_of(out) == weights_of(unbroken_run)
 
 
 # ---------------------------------------------------------------------------------- left to right

@@ -87,6 +87,10 @@ class PretrainSettings:
             table |= stage.to_mapping()
         return table
 
+    def defaults(self) -> PretrainSettings:
+        """Returns the same stages with nothing set: what runs had before a setting was there."""
+        return PretrainSettings(**{name: type(stage)() for name, stage in vars(self).items()})
+
 
 def paper_optimizer(config: PretrainConfig) -> dict[str, Any]:
     """Returns what the paper's recipe sets otherwise than `OptimizerConfig` does.
@@ -142,7 +146,9 @@ def pretrain(
         folder = stack.enter_context(open_run_folder(out, resume=resume))
         progress = stack.enter_context(ProgressLine())
         corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress)
-        folder.settle(table, may_change=MAY_CHANGE, say=progress.say)
+        folder.settle(
+            table, may_change=MAY_CHANGE, say=progress.say, unnamed=settings.defaults().to_mapping()
+        )
         model = _new_model(corpus, settings)
         run = Run(model, adamw(model, settings.optimizer))
         refuse_without_room_for_two(folder.path, run)
