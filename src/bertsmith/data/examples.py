@@ -121,6 +121,7 @@ class PretrainingExamples:
             np.uint64(min(below(share), int(NEVER)))  # a share of 1 has no bound in 64 bits
             for share in (config.mask_share, 1 - config.random_share)
         )
+        self._has_spans = config.masked_units == "spans"
         self._begins_word = None
         if config.masked_units != "pieces":
             goes_on = [piece.startswith(CONTINUATION) for piece in vocabulary.pieces]
@@ -222,17 +223,21 @@ class PretrainingExamples:
         plan = self._plans(epoch, shard)
         parts = self._parts(plan, row)
         length = sum(part.size for part in parts) + len(parts) + 1
-        count = self._num_masked(length, len(parts) + 1, masked_share)
+        usual = self._num_masked(length, len(parts) + 1, self._config.masked_lm_prob)
         num_coins = sum(_words_for(part.lost) for part in parts)
+        count, more = usual, 0
+        if masked_share is not None:  # its dice lie behind all else, so that the text is the same
+            count = self._num_masked(length, len(parts) + 1, masked_share)
+            more = 2 * count
         words = random_words(
-            length + 2 * count + num_coins + (count if self._config.masked_units == "spans" else 0),
+            length + 2 * usual + num_coins + more + (count if self._has_spans else 0),
             self._seed,
             Purpose.MASKS,
             epoch,
             shard,
             row,
         )
-        coins = words[length + 2 * count :]
+        coins = words[length + 2 * usual :]
         pieces = self._shard(shard).pieces
         ids = np.empty(length, dtype=np.int32)
         segments = np.zeros(length, dtype=np.int32)
@@ -251,11 +256,13 @@ class PretrainingExamples:
         if self._config.objective == "lm":
             positions = np.arange(length - 1, dtype=np.int32)
             return Example(ids, segments, positions, ids[1:], next_label)
-        ranks, dice, drawn = words[:length], words[length:], words[length + count :]
+        ranks, dice, drawn = words[:length], words[length:], words[length + usual :]
+        if masked_share is not None:
+            dice, drawn = coins, coins[count:]
         ranks[[0, parts[0].size + 1, -1]] = NEVER
         ranks[ids == self._vocabulary.unk_id] = NEVER
         begins = None if self._begins_word is None else self._begins_word[ids]
-        chosen = choose(self._config.masked_units, ranks, begins, count, coins)
+        chosen = choose(self._config.masked_units, ranks, begins, count, coins[more:])
         labels = ids[chosen.positions]
         ids[chosen.positions] = self._hide(labels, dice[chosen.dice], drawn[: len(labels)])
         return Example(ids, segments, chosen.positions, labels, next_label)
@@ -274,8 +281,7 @@ class PretrainingExamples:
             _Part(start_b, size_b, end_b - start_b - size_b),
         ]
 
-    def _num_masked(self, length: int, num_special: int, masked_share: float | None) -> int:
-        share = self._config.masked_lm_prob if masked_share is None else masked_share
+    def _num_masked(self, length: int, num_special: int, share: float) -> int:
         most = self._config.max_predictions_per_seq or ceil(self._config.sequence_length * share)
         return min(max(1, round(length * share)), most, length - num_special)
 

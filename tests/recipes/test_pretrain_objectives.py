@@ -151,6 +151,27 @@ def language_model(tmp_path_factory: pytest.TempPathFactory, toy_corpus: Path) -
     return out / "model"
 
 
+def test_a_short_run_left_to_right_passes_the_unigram_model(
+    tmp_path: Path, toy_vocabulary: Path
+) -> None:
+    text = write_text(tmp_path / "text.txt", 300)
+    settings = replace(
+        settings_of("lm"),
+        run=replace(
+            RUN,
+            size="L2-H32",
+            steps=100,
+            tokens_per_batch=512,
+            long_sequence_share=0.0,
+            checkpoint_every=100,
+            evaluate_every=100,
+        ),
+    )
+    result = pretrain([str(text)], tmp_path / "run", settings, vocab=toy_vocabulary)
+    assert result["split"] == "held_out"
+    assert result["lm_loss"] < 0.7 * result["unigram_loss"]
+
+
 def test_the_unigram_model_knows_how_often_a_text_ends(toy_corpus: Path) -> None:
     opened = open_corpus(toy_corpus)
     vocabulary = opened.read_tokenizer().vocabulary
