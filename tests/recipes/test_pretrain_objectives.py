@@ -24,7 +24,7 @@ from tests.recipes.toy_text import write_text
 from bertsmith.cli import main
 from bertsmith.config import CorpusConfig, FinetuneConfig, PrepareConfig
 from bertsmith.data.shards import open_corpus
-from bertsmith.errors import ConfigError
+from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import load_model
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.predict import Model
@@ -116,6 +116,17 @@ def test_a_model_is_measured_by_what_it_has_learnt(
     assert {name for name in found if name.endswith(("loss", "accuracy"))} == {
         name for name in result if name.endswith(("loss", "accuracy")) and name != "unigram_loss"
     }
+
+
+def test_a_text_without_a_pair_is_not_measured(tmp_path: Path, toy_corpus: Path) -> None:
+    out = tmp_path / "run"
+    examples = replace(SETTINGS.examples, sentence_task="sop")
+    pretrain(
+        [str(toy_corpus)], out, replace(SETTINGS, run=replace(RUN, steps=1), examples=examples)
+    )
+    (tmp_path / "text.txt").write_text("the\n")
+    with pytest.raises(DataError, match="holds no text of two pieces or more"):
+        evaluate(out / "model", [str(tmp_path / "text.txt")], CorpusConfig())
 
 
 def test_growing_batches_grow(made: tuple[str, Path, dict[str, Any]]) -> None:

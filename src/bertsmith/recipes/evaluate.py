@@ -97,6 +97,11 @@ def evaluate_text(
             for batch in read_epoch(read, tokens_per_batch=budget)
         )
         figures = measure(loaded.model, _counted(batches, count))
+    if not count["examples"]:
+        raise DataError(
+            f"{', '.join(sources)}: holds no text of two pieces or more; expected text to cut into "
+            f"examples"
+        )
     loss = "lm_loss" if loaded.config.is_decoder else "mlm_loss"
     return {
         loss: figures[loss],
