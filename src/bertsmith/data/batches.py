@@ -6,8 +6,9 @@ Shapes:  T tokens   S sequences   M masked positions
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import repeat
 from threading import Condition, Thread
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from bertsmith.data.examples import Example, PretrainingExamples
 from bertsmith.data.framing import Framed, check_budget
+from bertsmith.errors import DataError
 
 Item = TypeVar("Item")
 
@@ -81,11 +83,12 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     shifted = [
         example.masked_positions + start for example, start in zip(examples, starts, strict=False)
     ]
+    judged = [example.next_label for example in examples if example.next_label is not None]
     return replace(
         batch,
         masked_positions=_int64(shifted),
         masked_labels=_int64([example.masked_labels for example in examples]),
-        next_labels=torch.tensor([example.next_label for example in examples]),
+        next_labels=torch.tensor(judged) if judged else None,
     )
 
 
@@ -129,6 +132,14 @@ class Step:
     position: Position
 
 
+@dataclass(frozen=True)
+class StepSize:
+    """How much one step takes in."""
+
+    tokens: int  # at most
+    masked_share: float | None = None  # of pieces to predict; None: as the examples' settings say
+
+
 def read_steps(
     examples: PretrainingExamples, start: Position, *, tokens_per_batch: int, accumulate: int = 1
 ) -> Iterator[Step]:
@@ -140,15 +151,41 @@ def read_steps(
     Raises:
         ConfigError: an example alone is longer than the budget.
     """
-    taken: list[Example] = []
-    total = 0
-    for example, position in _walk(examples, start):
-        check_budget(len(example), tokens_per_batch)
-        if total + len(example) > tokens_per_batch:
-            yield Step([pack(part) for part in _split(taken, accumulate)], position)
-            taken, total = [], 0
-        taken.append(example)
-        total += len(example)
+    sizes = repeat(StepSize(tokens_per_batch))
+    return read_sized_steps(examples, start, sizes, accumulate=accumulate)
+
+
+def read_sized_steps(
+    examples: PretrainingExamples,
+    start: Position,
+    sizes: Iterable[StepSize],
+    *,
+    accumulate: int = 1,
+) -> Iterator[Step]:
+    """Yields a step for each of `sizes`, as `read_steps` does; a size is asked for as it is needed.
+
+    Raises:
+        ConfigError: an example alone is longer than a step may be.
+        DataError: an epoch has no example at all.
+    """
+    position = start
+    ahead: Example | None = None  # made for the step before, where it did not go in
+    share: float | None = None
+    for size in sizes:
+        if size.masked_share != share:
+            ahead, share = None, size.masked_share
+        taken: list[Example] = []
+        total = 0
+        while True:
+            if ahead is None:
+                ahead, position = _next(examples, position, share)
+            check_budget(len(ahead), size.tokens)
+            if total + len(ahead) > size.tokens:
+                break
+            taken.append(ahead)
+            total += len(ahead)
+            ahead, position = None, replace(position, index=position.index + 1)
+        yield Step([pack(part) for part in _split(taken, accumulate)], position)
 
 
 def read_epoch(
@@ -173,17 +210,20 @@ def read_epoch(
         yield pack(taken)
 
 
-def _walk(examples: PretrainingExamples, start: Position) -> Iterator[tuple[Example, Position]]:
-    """Yields every example from `start` on, with its own position."""
-    epoch, index = start.epoch, start.index
-    while True:
-        try:
-            example = examples.example(epoch, index)
-        except IndexError:  # an epoch's end is found when reached: counting would plan all of it
-            epoch, index = epoch + 1, 0
-            continue
-        yield example, Position(epoch, index)
-        index += 1
+def _next(
+    examples: PretrainingExamples, position: Position, masked_share: float | None
+) -> tuple[Example, Position]:
+    """Returns the example at `position`, or the first of the next epoch, and where it stands."""
+    try:
+        return examples.example(position.epoch, position.index, masked_share), position
+    except IndexError:  # an epoch's end is found when reached: counting would plan all of it
+        if position.index == 0:
+            raise DataError(
+                f"epoch {position.epoch} holds no example: no document of the corpus has a pair "
+                f"of texts; expected documents of two pieces or more"
+            ) from None
+        following = Position(position.epoch + 1, 0)
+        return examples.example(following.epoch, 0, masked_share), following
 
 
 def _split(examples: list[Example], parts: int) -> Iterator[list[Example]]:

@@ -34,6 +34,7 @@ from bertsmith.model.bert import begin_directed
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
+from bertsmith.recipes.growth import mean_tokens
 from bertsmith.recipes.prepare import prepare
 from bertsmith.recipes.pretraining_data import (
     StepStream,
@@ -61,6 +62,7 @@ from bertsmith.train.stopping import StopRequests
 MAY_CHANGE = frozenset(
     {
         *("steps", "budget", "learning_rate", "warmup", "tokens_per_batch", "accumulate"),
+        *("first_tokens_per_batch", "batch_growth"),
         *("checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_examples"),
         *("log_every", "threads", "workers"),
     }
@@ -84,6 +86,10 @@ class PretrainSettings:
         for stage in vars(self).values():
             table |= stage.to_mapping()
         return table
+
+    def defaults(self) -> PretrainSettings:
+        """Returns the same stages with nothing set: what runs had before a setting was there."""
+        return PretrainSettings(**{name: type(stage)() for name, stage in vars(self).items()})
 
 
 def paper_optimizer(config: PretrainConfig) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def pretrain(
     vocab: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Trains an encoder on masked pieces and next sentences in the run folder `out`.
+    """Trains an encoder on hidden or next pieces, and on pairs of texts, in the run folder `out`.
 
     `sources` is one folder that `prepare` wrote, or raw text. From raw text it first learns a
     vocabulary, unless `vocab` is the folder of one, and prepares a corpus in `out`. With `resume`
@@ -123,7 +129,8 @@ def pretrain(
         `steps`, `tokens`, `seconds` and `tokens_per_second` of all sittings; `mlm_loss`,
         `mlm_accuracy`, `nsp_loss`, `nsp_accuracy` and `unigram_loss` on the `split` that they were
         measured on: "held_out", or "train" (the last logged steps) where no text was set aside;
-        and the run folder `out`, whose `model` is the result.
+        and the run folder `out`, whose `model` is the result. Left to right it is `lm_...`, not
+        `mlm_...`; `nsp_...` is of the task on pairs, which may be `sop`, and absent without one.
 
     Raises:
         ConfigError: settings contradict each other, or those that the run was begun with.
@@ -139,14 +146,16 @@ def pretrain(
         folder = stack.enter_context(open_run_folder(out, resume=resume))
         progress = stack.enter_context(ProgressLine())
         corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress)
-        folder.settle(table, may_change=MAY_CHANGE, say=progress.say)
+        folder.settle(
+            table, may_change=MAY_CHANGE, say=progress.say, unnamed=settings.defaults().to_mapping()
+        )
         model = _new_model(corpus, settings)
         run = Run(model, adamw(model, settings.optimizer))
         refuse_without_room_for_two(folder.path, run)
         state = _resume(run, corpus, folder, progress.say)
         evaluator = _evaluator(corpus, tokenizer, settings, progress.say)
         stopwatch = Stopwatch(state.get("seconds", 0.0))
-        pace = _pace(settings.run, corpus, stopwatch)
+        pace = _pace(settings, corpus, stopwatch)
         stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state))
         watch = Watch(
             model,
@@ -274,9 +283,10 @@ def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining
         max_position_embeddings=max(longest, BertConfig.max_position_embeddings),
         hidden_dropout_prob=settings.run.dropout,
         attention_probs_dropout_prob=settings.run.dropout,
+        is_decoder=settings.examples.objective == "lm",
     )
     torch.manual_seed(settings.run.seed)
-    model = BertForPreTraining(config)
+    model = BertForPreTraining(config, next_sentence=settings.examples.sentence_task != "none")
     if settings.run.initialization == "directed":
         begin_directed(model.encoder)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -308,10 +318,12 @@ def _resume(
     return state
 
 
-def _pace(config: PretrainConfig, corpus: Corpus, stopwatch: Stopwatch) -> Pace:
+def _pace(settings: PretrainSettings, corpus: Corpus, stopwatch: Stopwatch) -> Pace:
+    config = settings.run
     if config.budget is not None:
         return by_time(seconds_of(config.budget), stopwatch)
-    one_epoch = max(1, round(corpus.total("train").pieces / config.tokens_per_batch))
+    tokens = mean_tokens(config, settings.examples)
+    one_epoch = max(1, round(corpus.total("train").pieces / tokens))
     return by_steps(config.steps or one_epoch)
 
 
@@ -333,6 +345,8 @@ def _stream(
         phase=lambda: last if pace(run.step) >= turn else 0,
         state=StreamState.from_mapping(state["stream"]) if state else StreamState(),
         device=next(run.model.parameters()).device,
+        pace=pace,
+        step=run.step,
     )
 
 
@@ -349,7 +363,9 @@ def _evaluator(
     if not batches:
         say("no text was set aside: results will be those of the training text itself")
         return None
-    return Evaluator(batches, unigram_loss(corpus, batches))
+    predicts_ends = settings.examples.objective == "lm"
+    sep_id = tokenizer.vocabulary.sep_id if predicts_ends else None
+    return Evaluator(batches, unigram_loss(corpus, batches, sep_id))
 
 
 def _command(folder: RunFolder) -> str:
