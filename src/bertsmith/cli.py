@@ -17,7 +17,9 @@ from bertsmith import __version__
 from bertsmith.config import (
     ColumnsConfig,
     CorpusConfig,
+    EngineConfig,
     ExamplesConfig,
+    FilterConfig,
     FinetuneConfig,
     Help,
     OptimizerConfig,
@@ -60,6 +62,7 @@ def vocab(
             given.stage(VocabConfig),
             given.stage(CorpusConfig),
             workers,
+            engine=given.stage(EngineConfig),
             on_progress=lambda line: progress.show(None, line),
         )
 
@@ -83,6 +86,8 @@ def prepare(
             out,
             given.stage(CorpusConfig),
             given.stage(PrepareConfig),
+            filters=given.stage(FilterConfig),
+            engine=given.stage(EngineConfig),
             on_progress=lambda done: progress.show(None, f"{done / 1e6:,.0f} MB prepared"),
         )
 
@@ -311,8 +316,8 @@ def env(given: Given) -> Result:
 
 
 COMMANDS = (
-    (vocab, (VocabConfig, CorpusConfig)),
-    (prepare, (CorpusConfig, PrepareConfig)),
+    (vocab, (VocabConfig, CorpusConfig, EngineConfig)),
+    (prepare, (CorpusConfig, PrepareConfig, FilterConfig, EngineConfig)),
     (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
     (evaluate, (CorpusConfig, ColumnsConfig)),
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),

@@ -19,6 +19,8 @@ from bertsmith.config.encoder import (
     BertConfig,
     bert_of_size,
 )
+from bertsmith.config.engine import EngineConfig
+from bertsmith.config.filters import FilterConfig
 from bertsmith.config.labelled import (
     ColumnsConfig,
     FeatureTaggerConfig,
@@ -42,8 +44,10 @@ __all__ = [
     "CasingConfig",
     "ColumnsConfig",
     "CorpusConfig",
+    "EngineConfig",
     "ExamplesConfig",
     "FeatureTaggerConfig",
+    "FilterConfig",
     "FinetuneConfig",
     "Help",
     "OptimizerConfig",

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -89,7 +90,13 @@ class CorpusWriter:
         written = sum(facts.documents for facts in self._shards[split])
         return written + len(self._open[split].pieces)
 
-    def finish(self, origin: dict[str, Any], *, text_bytes: int) -> None:
+    def finish(
+        self,
+        origin: dict[str, Any],
+        *,
+        text_bytes: int,
+        filtered: Mapping[str, dict[str, int]] | None = None,
+    ) -> None:
         """Writes what is open and the manifest, and puts the folder in its place."""
         for split in SPLITS:
             if self._open[split].pieces:
@@ -109,8 +116,12 @@ class CorpusWriter:
             text_bytes=text_bytes,
             shards=self._shards,
             files=dict(self._files),
+            filtered=dict(filtered or {}),
         )
-        self._write(MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+        values = asdict(manifest)
+        if not manifest.filtered:
+            del values["filtered"]
+        self._write(MANIFEST, (json.dumps(values, indent=1) + "\n").encode())
         with storage_errors(self._path):
             sync(self._temporary)
             self._rename()

@@ -15,7 +15,7 @@ No document stands in two shards. `shard_writer.py` writes the folder.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +70,7 @@ class Manifest:
     text_bytes: int  # of the text that the pieces were made from, in UTF-8
     shards: dict[Split, list[ShardFacts]]
     files: dict[str, FileFacts]
+    filtered: dict[str, dict[str, int]] = field(default_factory=dict)  # what filters took away
 
 
 def piece_type(vocab_size: int) -> np.dtype[Any]:
