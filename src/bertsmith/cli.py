@@ -94,7 +94,7 @@ def prepare(
 
 def pretrain(
     given: Given,
-    data: Annotated[list[str], Help("a folder that `prepare` wrote, or raw text")],
+    data: Annotated[list[str], Help("folders that `prepare` wrote, or raw text")],
     *,
     out: RunOut,
     vocab: Annotated[Path | None, Help("folder of the vocabulary, for raw text")] = None,

@@ -37,6 +37,7 @@ from bertsmith.config.training import (
     OptimizerConfig,
     PretrainConfig,
     seconds_of,
+    weights_of,
 )
 
 __all__ = [
@@ -61,4 +62,5 @@ __all__ = [
     "read_settings_file",
     "seconds_of",
     "setting_names",
+    "weights_of",
 ]

@@ -55,6 +55,13 @@ class PretrainConfig(Settings):
     vocab_size: Annotated[
         int | None, Gt(5), Help("learn a vocabulary of this size from the text")
     ] = None
+    weights: Annotated[
+        str | None,
+        Help("how often each of several corpora is drawn, as in 0.7,0.3; by default as its size"),
+    ] = None
+    skip_bad_shards: Annotated[
+        bool, Help("train without the shards of a corpus that are damaged, and say what is lost")
+    ] = False
     cased: Annotated[
         bool | None, Help("keep case and accents; by default as a given vocabulary does, else no")
     ] = None
@@ -72,6 +79,8 @@ class PretrainConfig(Settings):
             raise ConfigError("steps and budget are both given; choose one of them")
         if self.budget is not None:
             seconds_of(self.budget)
+        if self.weights is not None:
+            weights_of(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +130,18 @@ def seconds_of(duration: str) -> float:
     if not seconds > 0:
         raise ConfigError(f"budget is {duration!r}; expected a duration such as 90s, 30m, 3h or 2d")
     return seconds
+
+
+def weights_of(weights: str) -> tuple[float, ...]:
+    """Returns the numbers in weights such as '0.7,0.3'.
+
+    Raises:
+        ConfigError: one is not a number above zero.
+    """
+    numbers = [re.fullmatch(r" *([0-9]{0,9}\.?[0-9]{1,9}) *", part) for part in weights.split(",")]
+    found = tuple(float(number[1]) if number else 0.0 for number in numbers)
+    if not all(number > 0 for number in found):
+        raise ConfigError(
+            f"weights is {weights!r}; expected a number above zero for each corpus, as in 0.7,0.3"
+        )
+    return found

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertsmith.data.examples import Example, PretrainingExamples
+from bertsmith.data.examples import Example
 from bertsmith.data.framing import Framed, check_budget
+from bertsmith.data.mixture import Examples
 
 Item = TypeVar("Item")
 
@@ -130,7 +131,7 @@ class Step:
 
 
 def read_steps(
-    examples: PretrainingExamples, start: Position, *, tokens_per_batch: int, accumulate: int = 1
+    examples: Examples, start: Position, *, tokens_per_batch: int, accumulate: int = 1
 ) -> Iterator[Step]:
     """Yields the steps from `start` on, epoch after epoch without end.
 
@@ -152,7 +153,7 @@ def read_steps(
 
 
 def read_epoch(
-    examples: PretrainingExamples, epoch: int = 0, *, tokens_per_batch: int
+    examples: Examples, epoch: int = 0, *, tokens_per_batch: int
 ) -> Iterator[PackedBatch]:
     """Yields all examples of one epoch, in order, in batches within `tokens_per_batch`.
 
@@ -173,7 +174,7 @@ def read_epoch(
         yield pack(taken)
 
 
-def _walk(examples: PretrainingExamples, start: Position) -> Iterator[tuple[Example, Position]]:
+def _walk(examples: Examples, start: Position) -> Iterator[tuple[Example, Position]]:
     """Yields every example from `start` on, with its own position."""
     epoch, index = start.epoch, start.index
     while True:

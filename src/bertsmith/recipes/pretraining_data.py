@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bertsmith.config import ExamplesConfig, PretrainConfig
 from bertsmith.data.batches import PackedBatch, Position, Prefetched, Step, read_epoch, read_steps
 from bertsmith.data.examples import PretrainingExamples
+from bertsmith.data.mixture import Mixture, training_examples
 from bertsmith.data.shards import Corpus
 from bertsmith.errors import ConfigError
 from bertsmith.text.wordpiece import Vocabulary
@@ -63,7 +66,7 @@ class StepStream:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: Corpus | Mixture,
         vocabulary: Vocabulary,
         config: PretrainConfig,
         examples: ExamplesConfig,
@@ -83,7 +86,7 @@ class StepStream:
         self._phase = phase
         self._device = device
         self._examples = [
-            PretrainingExamples(corpus, vocabulary, each, seed=config.seed)
+            training_examples(corpus, vocabulary, each, seed=config.seed)
             for each in phases(config, examples)
         ]
         self._steps = self._read()
@@ -120,7 +123,7 @@ class StepStream:
 
 
 def held_out_batches(
-    corpus: Corpus,
+    corpus: Corpus | Mixture,
     vocabulary: Vocabulary,
     examples: ExamplesConfig,
     *,
@@ -129,8 +132,21 @@ def held_out_batches(
 ) -> list[PackedBatch]:
     """Returns the batches that runs are measured on: always the same examples, the same masks.
 
-    Every piece to predict is hidden. It is empty where no text was set aside.
+    Every piece to predict is hidden. Of a mixture each corpus gives as many examples as its share.
+    It is empty where no text was set aside.
     """
+    if isinstance(corpus, Mixture):
+        return [
+            batch
+            for part, share in zip(corpus.corpora, corpus.shares, strict=True)
+            for batch in held_out_batches(
+                part,
+                vocabulary,
+                examples,
+                most_examples=ceil(most_examples * share),
+                tokens_per_batch=tokens_per_batch,
+            )
+        ]
     if not corpus.shards("held_out"):
         return []
     held_out = PretrainingExamples(
@@ -145,16 +161,27 @@ def held_out_batches(
     return batches
 
 
-def unigram_loss(corpus: Corpus, batches: list[PackedBatch]) -> float:
+def unigram_loss(corpus: Corpus | Mixture, batches: list[PackedBatch]) -> float:
     """Returns the loss of the model that knows nothing but how often each piece occurs.
 
     That is the mean negative log-likelihood of the masked pieces of `batches` under the frequencies
     of the training text, one added to each count. A run that does not pass it has not learned.
     """
-    counts = np.ones(corpus.vocab_size)
-    for number in range(len(corpus.shards("train"))):
-        pieces = corpus.open_shard("train", number).pieces
-        counts += np.bincount(pieces, minlength=corpus.vocab_size)
+    counts = _piece_counts(corpus) + 1
     losses = -np.log(counts / counts.sum())
     labels = [batch.masked_labels.numpy() for batch in batches if batch.masked_labels is not None]
     return float(losses[np.concatenate(labels)].mean())
+
+
+def _piece_counts(corpus: Corpus | Mixture) -> NDArray[np.float64]:
+    """Returns how often each piece stands in the training text; in a mixture as it is drawn. [V]"""
+    counts = np.zeros(corpus.vocab_size)
+    if isinstance(corpus, Mixture):
+        total = corpus.total("train").pieces
+        for part, share in zip(corpus.corpora, corpus.shares, strict=True):
+            counts += _piece_counts(part) * (share * total / part.total("train").pieces)
+        return counts
+    for number in range(len(corpus.shards("train"))):
+        pieces = corpus.open_shard("train", number).pieces
+        counts += np.bincount(pieces, minlength=corpus.vocab_size)
+    return counts
