@@ -72,7 +72,7 @@ def prepare(
     text: Texts,
     *,
     vocab: Annotated[Path, Help("folder of the vocabulary")],
-    out: Out,
+    out: Annotated[str, Help("folder to write, or the URL of one")],
 ) -> Result:
     """Tokenises raw text, once, into shards that pre-training reads."""
     from bertsmith.progress import ProgressLine

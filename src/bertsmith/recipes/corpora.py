@@ -8,6 +8,7 @@ from typing import Any
 
 from bertsmith.config import PretrainConfig, weights_of
 from bertsmith.data.mixture import Mixture
+from bertsmith.data.remote import fetch_corpus, holds_corpus, is_remote
 from bertsmith.data.shards import MANIFEST, Corpus, open_corpus, open_sound_shards
 from bertsmith.errors import ConfigError
 
@@ -18,7 +19,10 @@ def are_prepared(sources: Sequence[str]) -> bool:
     Raises:
         ConfigError: some are and others are not.
     """
-    prepared = [(Path(source) / MANIFEST).is_file() for source in sources]
+    prepared = [
+        holds_corpus(source) if is_remote(source) else (Path(source) / MANIFEST).is_file()
+        for source in sources
+    ]
     if any(prepared) and not all(prepared):
         raise ConfigError(
             f"{sources[prepared.index(True)]} is a prepared corpus and "
@@ -26,6 +30,23 @@ def are_prepared(sources: Sequence[str]) -> bool:
             f"alone"
         )
     return all(prepared)
+
+
+def local_places(sources: Sequence[str], fetched: Path, say: Callable[[str], None]) -> list[Path]:
+    """Returns the folders of prepared corpora; those at URLs are fetched into `fetched` once.
+
+    Raises:
+        MissingInputError: a corpus cannot be read where it is.
+        StorageError: this disk is full or fails.
+    """
+    places = []
+    for number, source in enumerate(sources):
+        place = fetched / f"{number:03}" if is_remote(source) else Path(source)
+        if is_remote(source) and not place.is_dir():
+            say(f"fetches {source}")
+            fetch_corpus(source, place)
+        places.append(place)
+    return places
 
 
 def open_prepared(

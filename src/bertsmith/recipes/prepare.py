@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bertsmith.config import CorpusConfig, EngineConfig, FilterConfig, PrepareConfig
 from bertsmith.data.blocks import BlockWork
 from bertsmith.data.files import find_files
 from bertsmith.data.filters import Removal
+from bertsmith.data.remote import is_remote, put_corpus, refuse_taken
 from bertsmith.data.shard_writer import CorpusWriter
 from bertsmith.data.shards import MANIFEST, SPLITS, Corpus, open_corpus
 from bertsmith.errors import DataError, FolderInUseError
@@ -27,7 +29,7 @@ from bertsmith.text.wordpiece import Tokenizer
 def prepare(
     sources: Sequence[str],
     tokenizer: Tokenizer,
-    out: Path,
+    out: Path | str,
     corpus: CorpusConfig,
     config: PrepareConfig,
     *,
@@ -42,7 +44,8 @@ def prepare(
     small ones each. The same text gives the same bytes for any number of workers and either engine.
     `on_progress` gets the bytes of text done so far. Where `out` holds the corpus that would be
     written, from the same files, settings and tokenizer, it is checked and kept (`reused` is then
-    True). Where there are `filters`, `filtered` tells what each took away: lines, documents, bytes.
+    True). Where `out` is a URL the corpus is made in a temporary folder and copied there. Where
+    there are `filters`, `filtered` tells what each took away: lines, documents, bytes.
 
     A script that calls this with more than one worker needs the usual `if __name__ == "__main__":`.
 
@@ -55,6 +58,23 @@ def prepare(
         BertsmithError: a worker was killed or hangs; the message names it and its text.
     """
     filters, engine = filters or FilterConfig(), engine or EngineConfig()
+    if is_remote(str(out)):
+        refuse_taken(str(out))
+        with TemporaryDirectory(prefix="bertsmith-") as place:
+            local = Path(place) / "corpus"
+            report = prepare(
+                sources,
+                tokenizer,
+                local,
+                corpus,
+                config,
+                filters=filters,
+                engine=engine,
+                on_progress=on_progress,
+            )
+            put_corpus(local, str(out))
+        return report | {"out": str(out)}
+    out = Path(out)
     pace = _Pace(on_progress, filters)
     origin = _origin(sources, corpus, config, filters)
     former = _former(out, tokenizer, origin)

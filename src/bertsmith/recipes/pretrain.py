@@ -38,6 +38,7 @@ from bertsmith.progress import ProgressLine
 from bertsmith.recipes.corpora import (
     are_prepared,
     describe,
+    local_places,
     losses,
     open_prepared,
     refuse_weights,
@@ -204,7 +205,7 @@ def _find_corpus(
 ) -> tuple[Corpus | Mixture, Tokenizer]:
     """Returns the corpus that was given, or that is made of the raw text, and its tokenizer."""
     if are_prepared(sources):
-        places = [Path(source) for source in sources]
+        places = local_places(sources, folder.path / "fetched", progress.say)
         if settings.run.vocab_size is not None:
             raise ConfigError(
                 f"vocab_size is given, but {places[0]} was prepared with a vocabulary of its own; "
