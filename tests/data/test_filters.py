@@ -173,7 +173,7 @@ def test_an_english_document_holds_two_of_eight_words() -> None:
 
 def test_lines_of_other_languages_are_taken_from_chinese() -> None:
     others = [ENGLISH, "彼は川のそばの家に住んでいました。", "Он жил в доме у реки."]
-    stays = [CHINESE, "2008年8月8日", "在London的BBC工作了三年的人"]
+    stays = [CHINESE, "2008年8月8日", "它們是域(regio)、界(regnum)", "1984"]
     left, removals = filtered([[*others, *stays]], "wrong-language", language="zh")
     assert left == [stays]
     assert removals["wrong-language"].lines == 3

@@ -31,7 +31,10 @@ class FilterConfig(Settings):
         Literal["line", "document"], Help("repeated: what is kept only where it stands first")
     ] = "line"
     min_script_share: Annotated[
-        float, Ge(0), Le(1), Help("wrong-language: letters of a line in the language's own script")
+        float,
+        Ge(0),
+        Le(1),
+        Help("wrong-language: share of a line's words in the language's script"),
     ] = 0.5
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@
 `repeated`: lines (or documents) that have stood before anywhere in the corpus, whatever their case;
     the first in the order of the text is kept. A line is known by 64 bits of its BLAKE2b, so that
     among a billion lines the odds are 1 in 37 that a single one is taken for another.
-`wrong-language`: lines with less than `min_script_share` of their letters in the script of the
+`wrong-language`: lines with less than `min_script_share` of their words in the script of the
     language; English lines of ten words or more without a single common English word, Chinese ones
     with kana; and documents of 50 words or more with fewer than two of the most frequent words.
 
@@ -40,8 +40,9 @@ _MOST_KANA = 0.1  # of the characters that are Chinese or kana
 
 _CHARACTER = "[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 _WORD_OR_CHARACTER = re.compile(f"{_CHARACTER}|(?:(?!{_CHARACTER}).)+", re.DOTALL)
-_LETTER = re.compile(r"[^\W\d_]")
+_LETTERS = re.compile(rf"{_CHARACTER}|(?:(?!{_CHARACTER})[^\W\d_])+")
 _LATIN = re.compile("[A-Za-z\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff]")
+_BEYOND_LATIN = re.compile("[\u0250-\u1dff\u1f00-\u1fff\u2c00-\ud7ff\uf900-\U0003ffff]")
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _KANA = re.compile("[\u3041-\u30fa]")
 
@@ -141,16 +142,8 @@ class Filters:
         return [[line for line in document if next(is_new)] for document in block]
 
     def _without_wrong_language(self, block: Block) -> Block:
-        share = self._config.min_script_share
-        if self._language == "zh":
-            return [
-                _if_common([line for line in document if _is_chinese(line, share)], _CHINESE_WORDS)
-                for document in block
-            ]
-        return [
-            _if_common([line for line in document if _is_english(line, share)], _GOPHER_WORDS)
-            for document in block
-        ]
+        of_language = _chinese_lines if self._language == "zh" else _english_lines
+        return [of_language(document, self._config.min_script_share) for document in block]
 
 
 class KnownHashes:
@@ -231,25 +224,38 @@ def _removal(before: Block, after: Block) -> Removal:
 # ---------------------------------------------------------------------------------- languages
 
 
-def _is_english(line: str, share: float) -> bool:
-    if not line.isascii():
-        letters = len(_LETTER.findall(line))
-        if len(_LATIN.findall(line)) < share * letters:
-            return False
-    words = line.lower().split()
-    return len(words) < _JUDGED_LINE or not _ENGLISH_WORDS.isdisjoint(words)
+def _english_lines(document: list[str], share: float) -> list[str]:
+    kept: list[str] = []
+    common: set[str] = set()
+    size = 0
+    for line in document:
+        words = line.lower().split()
+        if _BEYOND_LATIN.search(line) and not _is_written_in(_LATIN, line, share):
+            continue
+        if len(words) >= _JUDGED_LINE and _ENGLISH_WORDS.isdisjoint(words):
+            continue
+        kept.append(line)
+        size += len(words)
+        if len(common) < _WANTED_WORDS:
+            common |= _GOPHER_WORDS.intersection(words)
+    return kept if size < _JUDGED_DOCUMENT or len(common) >= _WANTED_WORDS else []
 
 
-def _is_chinese(line: str, share: float) -> bool:
-    letters = len(_LETTER.findall(line))
-    chinese, kana = len(_HAN.findall(line)), len(_KANA.findall(line))
-    return chinese >= share * letters and kana <= _MOST_KANA * (chinese + kana)
+def _chinese_lines(document: list[str], share: float) -> list[str]:
+    kept: list[str] = []
+    common: set[str] = set()
+    size = 0
+    for line in document:
+        chinese, kana = len(_HAN.findall(line)), len(_KANA.findall(line))
+        if kana > _MOST_KANA * (chinese + kana) or not _is_written_in(_HAN, line, share):
+            continue
+        kept.append(line)
+        size += chinese
+        common |= _CHINESE_WORDS.intersection(line)
+    return kept if size < _JUDGED_DOCUMENT or len(common) >= _WANTED_WORDS else []
 
 
-def _if_common(lines: list[str], common: frozenset[str]) -> list[str]:
-    """Returns the lines unless there are many words and almost none of the `common` ones."""
-    if sum(map(count_words, lines)) < _JUDGED_DOCUMENT:
-        return lines
-    text = "\n".join(lines).lower()
-    words = set(text.split()) if common is _GOPHER_WORDS else set(text)
-    return lines if len(common & words) >= _WANTED_WORDS else []
+def _is_written_in(script: re.Pattern[str], line: str, share: float) -> bool:
+    """Tells whether at least this share of the words is; a line without letters is."""
+    words = _LETTERS.findall(line)
+    return sum(script.match(word) is not None for word in words) >= share * len(words)
