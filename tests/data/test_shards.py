@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.data.numbered import MakeCorpus, numbered_tokenizer
 
+from bertsmith.data import shard_writer, shards
 from bertsmith.data.blocks import EncodedDocument
 from bertsmith.data.shard_writer import CorpusWriter
 from bertsmith.data.shards import Corpus, ShardFacts, open_corpus, open_sound_shards
@@ -121,6 +122,36 @@ def test_every_flipped_byte_is_found(make_corpus: MakeCorpus, name: str) -> None
         with pytest.raises(DataError, match=rf"{name}: its SHA-256 is .* altered"):
             open_corpus(corpus.path)
         content[offset] ^= 1
+
+
+def test_altered_bytes_are_placed_within_a_megabyte(
+    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file of many parts, written in one piece or in several, up to its last byte."""
+    for module in (shards, shard_writer):
+        monkeypatch.setattr(module, "SUMMED_BYTES", 100)
+    corpus = make_corpus([[300, 200]] * 4)
+    content = bytearray((corpus.path / SHARD).read_bytes())
+    size = len(content)
+    assert len(corpus.manifest.files[SHARD].crc32) == 8 * -(-size // 100)
+    for offset in (0, 99, 100, 1234, size - 1):
+        content[offset] ^= 1
+        (corpus.path / SHARD).write_bytes(content)
+        begin = offset - offset % 100
+        place = f"between offsets {begin:,} and {min(begin + 100, size):,}"
+        with pytest.raises(DataError, match=rf"{SHARD}: .* bytes were altered {place}, or"):
+            open_corpus(corpus.path)
+        content[offset] ^= 1
+
+
+def test_a_corpus_without_checksums_of_megabytes_is_read(make_corpus: MakeCorpus) -> None:
+    """As the first ones were written; an altered file is then found but not the place in it."""
+    corpus = make_corpus(DOCUMENTS)
+    edit(corpus, lambda values: [facts.pop("crc32") for facts in values["files"].values()])
+    assert open_corpus(corpus.path).fingerprint == corpus.fingerprint
+    damage(corpus.path / SHARD, "flipped")
+    with pytest.raises(DataError, match=rf"{SHARD}: its SHA-256 is .*: bytes were altered, or"):
+        open_corpus(corpus.path)
 
 
 def test_a_missing_shard_is_named(make_corpus: MakeCorpus) -> None:

@@ -15,6 +15,8 @@ No document stands in two shards. `shard_writer.py` writes the folder.
 from __future__ import annotations
 
 import hashlib
+import textwrap
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +38,7 @@ VOCABULARY = "vocab.txt"
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 ARRAYS = ("pieces", "sentence_starts", "document_starts")
+SUMMED_BYTES = 1 << 20
 
 
 # ---------------------------------------------------------------------------------- the manifest
@@ -47,6 +50,7 @@ class FileFacts:
 
     bytes: int
     sha256: str
+    crc32: str = ""  # of each megabyte, eight hexadecimal digits: tells where bytes were altered
 
 
 @dataclass(frozen=True)
@@ -289,12 +293,31 @@ def _check_file(path: Path, facts: FileFacts, verify: bool) -> None:
             if found != facts.sha256:
                 raise DataError(
                     f"{path}: its SHA-256 is {found[:16]}..; expected {facts.sha256[:16]}..: "
-                    f"bytes were altered, or it is another file; prepare the corpus again"
+                    f"bytes were altered{_altered_place(path, facts)}, or it is another file; "
+                    f"prepare the corpus again"
                 )
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); it is listed in {MANIFEST}"
         ) from None
+
+
+def _altered_place(path: Path, facts: FileFacts) -> str:
+    """Returns where the first altered byte lies, as far as the manifest tells."""
+    with path.open("rb") as file:
+        found = [zlib.crc32(part) for part in iter(lambda: file.read(SUMMED_BYTES), b"")]
+    expected = textwrap.wrap(facts.crc32, 8)
+    for number, (crc, wanted) in enumerate(zip(found, expected, strict=False)):
+        if as_text([crc]) != wanted:
+            begin = number * SUMMED_BYTES
+            end = min(begin + SUMMED_BYTES, facts.bytes)
+            return f" between offsets {begin:,} and {end:,}"
+    return ""
+
+
+def as_text(crcs: Iterable[int]) -> str:
+    """Returns checksums as eight hexadecimal digits each."""
+    return "".join(f"{crc:08x}" for crc in crcs)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
