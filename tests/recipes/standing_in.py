@@ -50,10 +50,6 @@ class _Task:
         self._function = function
         self._ray = ray
 
-    def options(self, **options: int) -> _Task:
-        assert set(options) == {"_generator_backpressure_num_objects"}
-        return self
-
     def remote(self, *arguments: Any) -> _Results:
         self._ray.tasks += 1
         values = [
@@ -83,7 +79,7 @@ class StandIn(ModuleType):
         self._is_initialized = True
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 3.0}
+        return {"CPU": 1.0}
 
     def remote(self, function: Callable[..., Iterator[Any]]) -> _Task:
         return _Task(function, self)

@@ -180,7 +180,7 @@ def test_a_lost_or_silent_task_is_told_with_its_part(monkeypatch: pytest.MonkeyP
     parts = [[1, 2], [3], [4], [5]]
     with pytest.raises(BertsmithError, match=r"^part 1: a task of Ray was lost \(the node is gone"):
         list(map_parts(lost, parts, lambda part: f"part {part[0]}", 5.0))
-    assert stand_in.cancelled == 2  # the others that were begun
+    assert stand_in.cancelled == 2  # both that were begun
     stand_in.ready = False
     with pytest.raises(BertsmithError, match=r"^part 1: a task of Ray gave nothing for 5 seconds"):
         list(map_parts(lost, parts, lambda part: f"part {part[0]}", 5.0))

@@ -16,8 +16,6 @@ from bertsmith.errors import BertsmithError, MissingInputError
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
-_WAITING = 4  # results that a task makes ahead of their being taken
-
 
 def map_parts(
     work: Callable[[Part], Iterator[Result]],
@@ -27,8 +25,9 @@ def map_parts(
 ) -> Iterator[Result]:
     """Yields what `work` yields for each part, part after part.
 
-    As many parts are worked on at a time as the cluster has cores. `work` is sent once. A task
-    whose machine is lost is begun again by Ray itself.
+    Twice as many tasks as the cluster has cores are under way or wait to be taken, and none waits
+    for those before it: what it yields lies in Ray's object store, which moves to disk what memory
+    cannot hold. `work` is sent once. A task whose machine is lost is begun again by Ray itself.
 
     Raises:
         MissingInputError: Ray is not installed.
@@ -38,17 +37,19 @@ def map_parts(
     ray = _ray()
     if not ray.is_initialized():
         ray.init(log_to_driver=False)  # RAY_ADDRESS names the cluster; without it, this machine
-    at_once = max(2, int(ray.cluster_resources().get("CPU", 1)))
-    task = ray.remote(_results).options(_generator_backpressure_num_objects=_WAITING)
+    at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    task = ray.remote(_results)
     shared = ray.put(work)
     running: deque[tuple[str, Any]] = deque()
     try:
         for part in parts:
             running.append((name_of(part), task.remote(shared, part)))
             if len(running) >= at_once:
-                yield from _taken(ray, *running.popleft(), timeout_seconds)
+                yield from _taken(ray, *running[0], timeout_seconds)
+                running.popleft()
         while running:
-            yield from _taken(ray, *running.popleft(), timeout_seconds)
+            yield from _taken(ray, *running[0], timeout_seconds)
+            running.popleft()
     finally:
         for _, results in running:
             ray.cancel(results)
