@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Gt
-
 from bertsmith.config.settings import Help, Settings
+from bertsmith.config.training import seconds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,5 +17,14 @@ class EngineConfig(Settings):
         Literal["local", "ray"], Help("processes of this machine, or tasks of a Ray cluster")
     ] = "local"
     worker_timeout: Annotated[
-        float, Gt(0), Help("seconds that a worker may take for a block of two million characters")
-    ] = 600.0
+        str, Help("how long a worker may take for two million characters, as in 90s, 10m")
+    ] = "10m"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seconds_of(self.worker_timeout, "worker_timeout")
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Returns `worker_timeout` in seconds."""
+        return seconds_of(self.worker_timeout, "worker_timeout")

@@ -19,7 +19,7 @@ class FilterConfig(Settings):
 
     filters: Annotated[
         str | None,
-        Help("steps that take lines away, in this order: near-empty,repeated,wrong-language"),
+        Help("what takes lines away, in the order named: near-empty,repeated,wrong-language"),
     ] = None
     min_line_words: Annotated[
         int, Ge(0), Help("near-empty: shorter lines go; 5 is the rule of C4")

@@ -119,8 +119,8 @@ class FinetuneConfig(Settings):
     threads: Annotated[int | None, Ge(1), Help("threads of torch; by default one per core")] = None
 
 
-def seconds_of(duration: str) -> float:
-    """Returns the seconds in a duration such as '90s', '30m', '1.5h' or '2d'.
+def seconds_of(duration: str, setting: str = "budget") -> float:
+    """Returns the seconds in a duration such as '90s', '30m', '1.5h' or '2d' of a setting.
 
     Raises:
         ConfigError: it is not a positive number with one of those units.
@@ -128,7 +128,9 @@ def seconds_of(duration: str) -> float:
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", duration)
     seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
     if not seconds > 0:
-        raise ConfigError(f"budget is {duration!r}; expected a duration such as 90s, 30m, 3h or 2d")
+        raise ConfigError(
+            f"{setting} is {duration!r}; expected a duration such as 90s, 30m, 3h or 2d"
+        )
     return seconds
 
 

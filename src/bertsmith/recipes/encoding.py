@@ -61,7 +61,7 @@ def encode_here(
         map(through, cut_blocks(read_documents(sources, corpus))),
         workers,
         name_of=lambda filtered: filtered.block.origin,
-        timeout_seconds=engine.worker_timeout,
+        timeout_seconds=engine.timeout_seconds,
     )
 
 
@@ -129,14 +129,14 @@ def encode_on_ray(
     stood_before: Iterable[NDArray[np.uint64]] = (np.zeros(0, np.uint64) for _ in parts)
     if "repeated" in filters.names:
         hashing = _PartHashing(corpus, filters)
-        hashes = map_parts(hashing, parts, _names, engine.worker_timeout)
+        hashes = map_parts(hashing, parts, _names, engine.timeout_seconds)
         stood_before = list(_stood_before(hashes))
     empty = True
     for done in map_parts(
         _PartEncoding(corpus, filters, work),
         map(_Part, parts, stood_before),
         lambda part: _names(part.files),
-        engine.worker_timeout,
+        engine.timeout_seconds,
     ):
         empty = False
         yield done

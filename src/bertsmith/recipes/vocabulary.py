@@ -127,14 +127,14 @@ def _counted(
     parts = in_parts(files)
     if engine.engine == "ray":
         work = _PartCounting(counting, corpus)
-        found = map_parts(work, parts, lambda part: part[0].name, engine.worker_timeout)
+        found = map_parts(work, parts, lambda part: part[0].name, engine.timeout_seconds)
     else:
         found = map_in_order(
             counting,
             chain.from_iterable(cut_blocks(read_files(part, corpus)) for part in parts),
             workers,
             name_of=lambda block: block.origin,
-            timeout_seconds=engine.worker_timeout,
+            timeout_seconds=engine.timeout_seconds,
         )
     empty = True
     for counts in found:
