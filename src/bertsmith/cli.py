@@ -17,7 +17,9 @@ from bertsmith import __version__
 from bertsmith.config import (
     ColumnsConfig,
     CorpusConfig,
+    EngineConfig,
     ExamplesConfig,
+    FilterConfig,
     FinetuneConfig,
     Help,
     OptimizerConfig,
@@ -60,6 +62,7 @@ def vocab(
             given.stage(VocabConfig),
             given.stage(CorpusConfig),
             workers,
+            engine=given.stage(EngineConfig),
             on_progress=lambda line: progress.show(None, line),
         )
 
@@ -69,7 +72,7 @@ def prepare(
     text: Texts,
     *,
     vocab: Annotated[Path, Help("folder of the vocabulary")],
-    out: Out,
+    out: Annotated[str, Help("folder to write, or the URL of one")],
 ) -> Result:
     """Tokenises raw text, once, into shards that pre-training reads."""
     from bertsmith.progress import ProgressLine
@@ -83,13 +86,15 @@ def prepare(
             out,
             given.stage(CorpusConfig),
             given.stage(PrepareConfig),
+            filters=given.stage(FilterConfig),
+            engine=given.stage(EngineConfig),
             on_progress=lambda done: progress.show(None, f"{done / 1e6:,.0f} MB prepared"),
         )
 
 
 def pretrain(
     given: Given,
-    data: Annotated[list[str], Help("a folder that `prepare` wrote, or raw text")],
+    data: Annotated[list[str], Help("folders that `prepare` wrote, or raw text")],
     *,
     out: RunOut,
     vocab: Annotated[Path | None, Help("folder of the vocabulary, for raw text")] = None,
@@ -311,8 +316,8 @@ def env(given: Given) -> Result:
 
 
 COMMANDS = (
-    (vocab, (VocabConfig, CorpusConfig)),
-    (prepare, (CorpusConfig, PrepareConfig)),
+    (vocab, (VocabConfig, CorpusConfig, EngineConfig)),
+    (prepare, (CorpusConfig, PrepareConfig, FilterConfig, EngineConfig)),
     (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
     (evaluate, (CorpusConfig, ColumnsConfig)),
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),

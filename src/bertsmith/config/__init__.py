@@ -19,6 +19,8 @@ from bertsmith.config.encoder import (
     BertConfig,
     bert_of_size,
 )
+from bertsmith.config.engine import EngineConfig
+from bertsmith.config.filters import FilterConfig
 from bertsmith.config.labelled import (
     ColumnsConfig,
     FeatureTaggerConfig,
@@ -35,6 +37,7 @@ from bertsmith.config.training import (
     OptimizerConfig,
     PretrainConfig,
     seconds_of,
+    weights_of,
 )
 
 __all__ = [
@@ -42,8 +45,10 @@ __all__ = [
     "CasingConfig",
     "ColumnsConfig",
     "CorpusConfig",
+    "EngineConfig",
     "ExamplesConfig",
     "FeatureTaggerConfig",
+    "FilterConfig",
     "FinetuneConfig",
     "Help",
     "OptimizerConfig",
@@ -57,4 +62,5 @@ __all__ = [
     "read_settings_file",
     "seconds_of",
     "setting_names",
+    "weights_of",
 ]

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertsmith.data.examples import Example, PretrainingExamples
+from bertsmith.data.examples import Example
 from bertsmith.data.framing import Framed, check_budget
+from bertsmith.data.mixture import Examples
 from bertsmith.errors import DataError
 
 Item = TypeVar("Item")
@@ -141,7 +142,7 @@ class StepSize:
 
 
 def read_steps(
-    examples: PretrainingExamples, start: Position, *, tokens_per_batch: int, accumulate: int = 1
+    examples: Examples, start: Position, *, tokens_per_batch: int, accumulate: int = 1
 ) -> Iterator[Step]:
     """Yields the steps from `start` on, epoch after epoch without end.
 
@@ -156,7 +157,7 @@ def read_steps(
 
 
 def read_sized_steps(
-    examples: PretrainingExamples,
+    examples: Examples,
     start: Position,
     sizes: Iterable[StepSize],
     *,
@@ -189,7 +190,7 @@ def read_sized_steps(
 
 
 def read_epoch(
-    examples: PretrainingExamples, epoch: int = 0, *, tokens_per_batch: int
+    examples: Examples, epoch: int = 0, *, tokens_per_batch: int
 ) -> Iterator[PackedBatch]:
     """Yields all examples of one epoch, in order, in batches within `tokens_per_batch`.
 
@@ -211,7 +212,7 @@ def read_epoch(
 
 
 def _next(
-    examples: PretrainingExamples, position: Position, masked_share: float | None
+    examples: Examples, position: Position, masked_share: float | None
 ) -> tuple[Example, Position]:
     """Returns the example at `position`, or the first of the next epoch, and where it stands."""
     try:

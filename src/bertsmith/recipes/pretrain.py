@@ -28,12 +28,21 @@ from bertsmith.config import (
     bert_of_size,
     seconds_of,
 )
-from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
+from bertsmith.data.mixture import Mixture, epoch_pieces
+from bertsmith.data.shards import MANIFEST, Corpus
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.model.bert import begin_directed
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
+from bertsmith.recipes.corpora import (
+    are_prepared,
+    describe,
+    local_places,
+    losses,
+    open_prepared,
+    refuse_weights,
+)
 from bertsmith.recipes.growth import mean_tokens
 from bertsmith.recipes.prepare import prepare
 from bertsmith.recipes.pretraining_data import (
@@ -64,7 +73,7 @@ MAY_CHANGE = frozenset(
         *("steps", "budget", "learning_rate", "warmup", "tokens_per_batch", "accumulate"),
         *("first_tokens_per_batch", "batch_growth"),
         *("checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_examples"),
-        *("log_every", "threads", "workers"),
+        *("log_every", "threads", "workers", "skip_bad_shards"),
     }
 )
 _PUBLISHED_RATE = 1e-4  # for a width of 768
@@ -119,16 +128,17 @@ def pretrain(
 ) -> dict[str, Any]:
     """Trains an encoder on hidden or next pieces, and on pairs of texts, in the run folder `out`.
 
-    `sources` is one folder that `prepare` wrote, or raw text. From raw text it first learns a
-    vocabulary, unless `vocab` is the folder of one, and prepares a corpus in `out`. With `resume`
-    it goes on from the newest sound checkpoint, or starts where there is none yet; stopped and
-    resumed by steps, with as many threads, it ends with the weights of the unbroken run, bit for
-    bit.
+    `sources` are folders that `prepare` wrote, mixed by weight where they are several, or raw text.
+    From raw text it first learns a vocabulary, unless `vocab` is the folder of one, and prepares a
+    corpus in `out`. With `resume` it goes on from the newest sound checkpoint, or starts where
+    there is none yet; stopped and resumed by steps, with as many threads, it ends with the weights
+    of the unbroken run, bit for bit.
 
     Returns:
         `steps`, `tokens`, `seconds` and `tokens_per_second` of all sittings; `mlm_loss`,
         `mlm_accuracy`, `nsp_loss`, `nsp_accuracy` and `unigram_loss` on the `split` that they were
         measured on: "held_out", or "train" (the last logged steps) where no text was set aside;
+        `lost_shards`, `lost_documents` and `lost_pieces` where damaged shards may be passed over;
         and the run folder `out`, whose `model` is the result. Left to right it is `lm_...`, not
         `mlm_...`; `nsp_...` is of the task on pairs, which may be `sop`, and absent without one.
 
@@ -139,6 +149,11 @@ def pretrain(
         NotFiniteError: a loss or gradient became NaN or infinite.
         StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
     """
+    if vocab is not None and settings.run.vocab_size is not None:
+        raise ConfigError(
+            f"vocab is {vocab} and vocab_size is {settings.run.vocab_size}; expected one of them: "
+            f"a vocabulary that is there, or the size of one to learn"
+        )
     torch.set_num_threads(settings.run.threads or os.cpu_count() or 1)
     keep_freed_memory()
     table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
@@ -187,7 +202,7 @@ def pretrain(
             seed=settings.run.seed,
             after_step=watch.after_step,
         )
-        return watch.finish(run)
+        return watch.finish(run) | losses(corpus, settings.run)
 
 
 def _find_corpus(
@@ -196,29 +211,27 @@ def _find_corpus(
     vocab: Path | None,
     folder: RunFolder,
     progress: ProgressLine,
-) -> tuple[Corpus, Tokenizer]:
+) -> tuple[Corpus | Mixture, Tokenizer]:
     """Returns the corpus that was given, or that is made of the raw text, and its tokenizer."""
-    if len(sources) == 1 and (Path(sources[0]) / MANIFEST).is_file():
-        place = Path(sources[0])
+    if are_prepared(sources):
+        places = local_places(sources, folder.path / "fetched", progress.say)
         if settings.run.vocab_size is not None:
             raise ConfigError(
-                f"vocab_size is given, but {place} was prepared with a vocabulary of its own; "
+                f"vocab_size is given, but {places[0]} was prepared with a vocabulary of its own; "
                 f"give raw text, or leave vocab_size out"
             )
     else:
-        place = folder.path / "corpus"
-        if not (place / MANIFEST).is_file():
-            _make_corpus(sources, settings, vocab, place, progress)
-    corpus = open_corpus(place)
+        refuse_weights(settings.run, "raw text becomes a single corpus")
+        places = [folder.path / "corpus"]
+        if not (places[0] / MANIFEST).is_file():
+            _make_corpus(sources, settings, vocab, places[0], progress)
+    corpus = open_prepared(places, settings.run, progress.say)
     if vocab is not None:
         corpus.require_tokenizer(read_tokenizer(vocab).fingerprint, f"that of {vocab}")
     tokenizer = corpus.read_tokenizer()
-    _check_case(settings.run, tokenizer, place)
-    total = corpus.total("train")
-    progress.say(
-        f"{place}: {total.documents:,} documents, {total.pieces:,} pieces to learn from, "
-        f"{corpus.total('held_out').pieces:,} held out, {corpus.vocab_size:,} kinds of piece"
-    )
+    _check_case(settings.run, tokenizer, places[0])
+    for line in describe(corpus):
+        progress.say(line)
     return corpus, tokenizer
 
 
@@ -274,7 +287,7 @@ def _usual_vocab_size(config: PretrainConfig) -> int:
     return 30_522 if bert_of_size(config.size).hidden_size > 512 else 8_192
 
 
-def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining:
+def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> BertForPreTraining:
     """Returns a model of random weights, drawn from the run's seed."""
     longest = max(each.sequence_length for each in phases(settings.run, settings.examples))
     config = bert_of_size(
@@ -293,7 +306,7 @@ def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining
 
 
 def _resume(
-    run: Run, corpus: Corpus, folder: RunFolder, say: Callable[[str], None]
+    run: Run, corpus: Corpus | Mixture, folder: RunFolder, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Puts `run` where the newest sound checkpoint stands; returns what that holds besides.
 
@@ -318,18 +331,18 @@ def _resume(
     return state
 
 
-def _pace(settings: PretrainSettings, corpus: Corpus, stopwatch: Stopwatch) -> Pace:
+def _pace(settings: PretrainSettings, corpus: Corpus | Mixture, stopwatch: Stopwatch) -> Pace:
     config = settings.run
     if config.budget is not None:
         return by_time(seconds_of(config.budget), stopwatch)
     tokens = mean_tokens(config, settings.examples)
-    one_epoch = max(1, round(corpus.total("train").pieces / tokens))
+    one_epoch = max(1, round(epoch_pieces(corpus) / tokens))
     return by_steps(config.steps or one_epoch)
 
 
 def _stream(
     run: Run,
-    corpus: Corpus,
+    corpus: Corpus | Mixture,
     tokenizer: Tokenizer,
     settings: PretrainSettings,
     pace: Pace,
@@ -351,7 +364,10 @@ def _stream(
 
 
 def _evaluator(
-    corpus: Corpus, tokenizer: Tokenizer, settings: PretrainSettings, say: Callable[[str], None]
+    corpus: Corpus | Mixture,
+    tokenizer: Tokenizer,
+    settings: PretrainSettings,
+    say: Callable[[str], None],
 ) -> Evaluator | None:
     batches = held_out_batches(
         corpus,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bertsmith.config import ExamplesConfig, PretrainConfig
@@ -20,6 +22,7 @@ from bertsmith.data.batches import (
     read_sized_steps,
 )
 from bertsmith.data.examples import PretrainingExamples
+from bertsmith.data.mixture import Mixture, training_examples
 from bertsmith.data.shards import Corpus
 from bertsmith.errors import ConfigError
 from bertsmith.recipes.growth import step_sizes
@@ -73,7 +76,7 @@ class StepStream:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: Corpus | Mixture,
         vocabulary: Vocabulary,
         config: PretrainConfig,
         examples: ExamplesConfig,
@@ -104,7 +107,7 @@ class StepStream:
         self._device = device
         self._phases = phases(config, examples)
         self._examples = [
-            PretrainingExamples(corpus, vocabulary, each, seed=config.seed) for each in self._phases
+            training_examples(corpus, vocabulary, each, seed=config.seed) for each in self._phases
         ]
         self._steps = self._read()
 
@@ -142,7 +145,7 @@ class StepStream:
 
 
 def held_out_batches(
-    corpus: Corpus,
+    corpus: Corpus | Mixture,
     vocabulary: Vocabulary,
     examples: ExamplesConfig,
     *,
@@ -152,8 +155,21 @@ def held_out_batches(
     """Returns the batches that runs are measured on: always the same examples, the same masks.
 
     Every piece to predict is hidden, as many as at the start of a run; left to right nothing is.
+    Of a mixture each corpus gives as many examples as its share.
     It is empty where no text was set aside.
     """
+    if isinstance(corpus, Mixture):
+        return [
+            batch
+            for part, share in zip(corpus.corpora, corpus.shares, strict=True)
+            for batch in held_out_batches(
+                part,
+                vocabulary,
+                examples,
+                most_examples=ceil(most_examples * share),
+                tokens_per_batch=tokens_per_batch,
+            )
+        ]
     if not corpus.shards("held_out"):
         return []
     held_out = PretrainingExamples(
@@ -178,7 +194,9 @@ def as_measured(
     return batch if examples.objective == "lm" else batch.hidden(vocabulary.mask_id)
 
 
-def unigram_loss(corpus: Corpus, batches: list[PackedBatch], sep_id: int | None = None) -> float:
+def unigram_loss(
+    corpus: Corpus | Mixture, batches: list[PackedBatch], sep_id: int | None = None
+) -> float:
     """Returns the loss of the model that knows nothing but how often each piece occurs.
 
     That is the mean negative log-likelihood of the predicted pieces of `batches` under the
@@ -186,10 +204,7 @@ def unigram_loss(corpus: Corpus, batches: list[PackedBatch], sep_id: int | None 
     learned. The text holds no [SEP], which a model left to right predicts, too: `sep_id` counts as
     often as it does among the predicted pieces.
     """
-    counts = np.ones(corpus.vocab_size)
-    for number in range(len(corpus.shards("train"))):
-        pieces = corpus.open_shard("train", number).pieces
-        counts += np.bincount(pieces, minlength=corpus.vocab_size)
+    counts = _piece_counts(corpus) + 1
     labels = np.concatenate(
         [batch.masked_labels.numpy() for batch in batches if batch.masked_labels is not None]
     )
@@ -198,3 +213,17 @@ def unigram_loss(corpus: Corpus, batches: list[PackedBatch], sep_id: int | None 
         counts[sep_id] += counts.sum() * ends / (1 - ends)
     losses = -np.log(counts / counts.sum())
     return float(losses[labels].mean())
+
+
+def _piece_counts(corpus: Corpus | Mixture) -> NDArray[np.float64]:
+    """Returns how often each piece stands in the training text; in a mixture as it is drawn. [V]"""
+    counts = np.zeros(corpus.vocab_size)
+    if isinstance(corpus, Mixture):
+        total = corpus.total("train").pieces
+        for part, share in zip(corpus.corpora, corpus.shares, strict=True):
+            counts += _piece_counts(part) * (share * total / part.total("train").pieces)
+        return counts
+    for number in range(len(corpus.shards("train"))):
+        pieces = corpus.open_shard("train", number).pieces
+        counts += np.bincount(pieces, minlength=corpus.vocab_size)
+    return counts
