@@ -298,7 +298,7 @@ def inspect(
     model: Annotated[str, Help("model folder, or a size such as base or L6-H384")],
 ) -> Result:
     """Shows parameters, operations and memory of a model or a size."""
-    from bertsmith.lab.accounting import account
+    from bertsmith.lab.inspection import account
 
     return account(model)
 
