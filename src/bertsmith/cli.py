@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -337,17 +338,23 @@ def main(arguments: list[str] | None = None) -> int:
     except CycloptsError:
         return 2  # cyclopts has said what is wrong
     except BertsmithError as error:
-        print(f"bertsmith: {error}", file=sys.stderr)
+        _complain(f"bertsmith: {error}")
         return error.exit_code
     except BrokenPipeError:  # the reader of the result has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("bertsmith: stopped; nothing was written", file=sys.stderr)
+        _complain("bertsmith: stopped; nothing was written")
         return 130
     except Exception:
         sys.excepthook(*sys.exc_info())
-        print("bertsmith: this is a bug; please report what stands above", file=sys.stderr)
+        _complain("bertsmith: this is a bug; please report what stands above")
         return BUG_EXIT_CODE
     is_unsound = isinstance(result, dict) and result.get("ok") is False  # as `doctor` may find
     return DataError.exit_code if is_unsound else 0
+
+
+def _complain(message: str) -> None:
+    """Prints a message on standard error; where that is closed, the exit status says it alone."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
