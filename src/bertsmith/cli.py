@@ -26,6 +26,7 @@ from bertsmith.config import (
     PretrainConfig,
     TaskConfig,
     VocabConfig,
+    WatchConfig,
 )
 from bertsmith.errors import BUG_EXIT_CODE, BertsmithError, DataError
 from bertsmith.flags import Given, Result, add_command
@@ -106,8 +107,18 @@ def pretrain(
         optimizer=given.stage(OptimizerConfig, **paper_optimizer(run)),
         corpus=given.stage(CorpusConfig),
         prepare=given.stage(PrepareConfig),
+        watch=given.stage(WatchConfig),
     )
     return pretrain(data, out, settings, vocab=vocab, resume=resume)
+
+
+def report(
+    given: Given, run: Annotated[Path, Help("run folder of a pre-training, also of one at work")]
+) -> Result:
+    """Writes the report of a pre-training run anew, from the metrics that it has logged."""
+    from bertsmith.recipes.pretraining_report import write_report
+
+    return {"out": str(write_report(run))}
 
 
 def evaluate(
@@ -314,7 +325,14 @@ def env(given: Given) -> Result:
 COMMANDS = (
     (vocab, (VocabConfig, CorpusConfig)),
     (prepare, (CorpusConfig, PrepareConfig)),
-    (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
+    (
+        pretrain,
+        (
+            *(PretrainConfig, ExamplesConfig, OptimizerConfig),
+            *(CorpusConfig, PrepareConfig, WatchConfig),
+        ),
+    ),
+    (report, ()),
     (evaluate, (CorpusConfig, ColumnsConfig)),
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),

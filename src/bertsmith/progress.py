@@ -76,7 +76,6 @@ class ProgressLine:
         else:
             self.say(line if done is None else f"{done:4.0%}  {line}")
 
-
     @contextmanager
     def _unless_gone(self) -> Iterator[None]:
         """Lets its body write; once that fails, all that is written from then on goes nowhere."""

@@ -36,6 +36,7 @@ from bertsmith.config.training import (
     PretrainConfig,
     seconds_of,
 )
+from bertsmith.config.watching import WatchConfig
 
 __all__ = [
     "BertConfig",
@@ -53,6 +54,7 @@ __all__ = [
     "Settings",
     "TaskConfig",
     "VocabConfig",
+    "WatchConfig",
     "bert_of_size",
     "read_settings_file",
     "seconds_of",

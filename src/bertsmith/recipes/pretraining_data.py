@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bertsmith.config import ExamplesConfig, PretrainConfig
@@ -58,7 +60,7 @@ class StepStream:
 
     `phase` is asked before each step. A phase starts at the first example of its own epoch 0.
     Examples are made in a thread of their own, some steps ahead; `state` is that of the last step
-    handed out, whatever lies ready. Use it as a context manager.
+    handed out, whatever lies ready or was looked at. Use it as a context manager.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class StepStream:
             PretrainingExamples(corpus, vocabulary, each, seed=config.seed)
             for each in phases(config, examples)
         ]
+        self._seen: deque[Step] = deque()  # looked at, and yet to be handed out
         self._steps = self._read()
 
     def __enter__(self) -> Self:
@@ -101,12 +104,19 @@ class StepStream:
         phase = self._phase()
         if phase != self.state.phase:
             self._steps.close()
+            self._seen.clear()
             self.state = replace(self.state, phase=phase, position=Position())
             self._steps = self._read()
-        step = next(self._steps)
+        step = self._seen.popleft() if self._seen else next(self._steps)
         tokens = self.state.tokens + sum(part.num_tokens for part in step.parts)
         self.state = replace(self.state, position=step.position, tokens=tokens)
         return [part.to(self._device).tensors() for part in step.parts]
+
+    def peek(self, steps: int) -> list[PackedBatch]:
+        """Returns the batches of the next `steps` of this phase, which are handed out as ever."""
+        while len(self._seen) < steps:
+            self._seen.append(next(self._steps))
+        return [part for step in list(self._seen)[:steps] for part in step.parts]
 
     def _read(self) -> Prefetched[Step]:
         return Prefetched(
@@ -151,10 +161,27 @@ def unigram_loss(corpus: Corpus, batches: list[PackedBatch]) -> float:
     That is the mean negative log-likelihood of the masked pieces of `batches` under the frequencies
     of the training text, one added to each count. A run that does not pass it has not learned.
     """
-    counts = np.ones(corpus.vocab_size)
-    for number in range(len(corpus.shards("train"))):
-        pieces = corpus.open_shard("train", number).pieces
-        counts += np.bincount(pieces, minlength=corpus.vocab_size)
+    counts = _piece_counts(corpus) + 1
     losses = -np.log(counts / counts.sum())
     labels = [batch.masked_labels.numpy() for batch in batches if batch.masked_labels is not None]
     return float(losses[np.concatenate(labels)].mean())
+
+
+def unigram_entropy(corpus: Corpus, vocabulary: Vocabulary) -> float:
+    """Returns the loss that the unigram model of the training text has on that text itself.
+
+    [UNK] is left out, which is never predicted.
+    """
+    counts = _piece_counts(corpus)
+    counts[vocabulary.unk_id] = 0
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _piece_counts(corpus: Corpus) -> NDArray[np.float64]:
+    """Returns how often each piece stands in the training text. [V]"""
+    counts = np.zeros(corpus.vocab_size)
+    for number in range(len(corpus.shards("train"))):
+        pieces = corpus.open_shard("train", number).pieces
+        counts += np.bincount(pieces, minlength=corpus.vocab_size)
+    return counts
