@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from io import StringIO
 
 import pytest
@@ -44,3 +45,14 @@ def test_a_full_disk_behind_standard_error_does_not_stop_the_work() -> None:
     with open("/dev/full", "w") as stream, ProgressLine(stream) as progress:
         progress.say("unheard")
         progress.show(1.0, "unheard")
+
+
+def test_with_standard_error_closed_nothing_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by `2>&-`, where Python has no standard error; the result alone is on standard output."""
+    monkeypatch.setattr(sys, "stderr", None)
+    with ProgressLine() as progress:
+        progress.say("unheard")
+        progress.show(1.0, "unheard")
+    assert capsys.readouterr().out == ""

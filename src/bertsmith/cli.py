@@ -374,5 +374,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     """Prints a message on standard error; where that is closed, the exit status says it alone."""
-    with suppress(OSError):
-        print(message, file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(message, file=sys.stderr, flush=True)

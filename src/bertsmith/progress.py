@@ -27,7 +27,10 @@ class ProgressLine:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._console = _Console(file=self._stream, highlight=False, soft_wrap=True)
+        is_closed = self._stream is None  # as by `2>&-`; rich would write to standard output
+        self._console = _Console(
+            file=self._stream, highlight=False, soft_wrap=True, quiet=is_closed
+        )
         self._bar = Progress(
             TextColumn("{task.percentage:3.0f}%"),
             BarColumn(bar_width=20),

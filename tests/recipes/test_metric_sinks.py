@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,13 @@ def finish(): calls.append(("finish",))
 
 
 def stand_in(name: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / f"{name}.py").write_text(source)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(sys.modules, name, raising=False)
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    spec = spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, name, module)
 
 
 def watched(log_to: Any, **run: Any) -> PretrainSettings:
