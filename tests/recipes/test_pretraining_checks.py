@@ -64,7 +64,7 @@ def test_new_weights_pass(next_sentence: bool, is_directed: bool) -> None:
     found = check_start(model, [batch], EXAMPLES)
     assert found["examples"] == 6
     assert ("random_next" in found) == next_sentence
-    assert abs(found["mlm_loss"] - math.log(TINY.vocab_size)) < 0.5
+    assert abs(found["new_loss"] - math.log(TINY.vocab_size)) < 0.5
     assert 0 <= found["packed_difference"] < 1e-5
     assert 0 <= found["gradient_difference"] < 1e-5
 
@@ -114,7 +114,7 @@ def test_a_run_ends_with_the_weights_of_one_without_checks(
     assert weights_of(tmp_path / "with", 4) == weights_of(tmp_path / "without", 4)
     first = metrics_of(tmp_path / "with")[0]
     assert (first["step"], first["split"]) == (0, "start")
-    assert first["expected_loss"] == pytest.approx(first["mlm_loss"], abs=0.3)
+    assert first["expected_loss"] == pytest.approx(first["new_loss"], abs=0.3)
 
 
 def test_looking_at_steps_leaves_them_in_their_place(toy_corpus: Path) -> None:

@@ -191,6 +191,7 @@ def pretrain(
             step_seconds=state.get("step_seconds", 0.0),
             alarms=Alarms.after(folder.metrics(), settings.watch, settings.run),
             mirror=mirror,
+            hidden=hidden_words(corpus, tokenizer, settings.examples.sequence_length),
             train_unigram_loss=None if evaluator else unigram_entropy(corpus, tokenizer.vocabulary),
         )
         if settings.watch.measure_peak:
@@ -389,11 +390,7 @@ def _evaluator(
     if not batches:
         say("no text was set aside: results will be those of the training text itself")
         return None
-    return Evaluator(
-        batches,
-        unigram_loss(corpus, batches),
-        hidden_words(corpus, tokenizer, settings.examples.sequence_length),
-    )
+    return Evaluator(batches, unigram_loss(corpus, batches))
 
 
 def _command(folder: RunFolder) -> str:

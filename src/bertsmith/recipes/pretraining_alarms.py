@@ -86,5 +86,14 @@ def _ways_off(run: PretrainConfig) -> str:
 
 def objective(figures: Mapping[str, Any]) -> float:
     """Returns what training minimises: the sum of the losses in a row."""
+    return float(sum(_losses(figures)))
+
+
+def piece_loss(figures: Mapping[str, Any]) -> float:
+    """Returns the loss on pieces, which is the first that a model tells."""
+    return _losses(figures)[0]
+
+
+def _losses(figures: Mapping[str, Any]) -> list[float]:
     names = [name for name in figures if name.endswith("_loss") and name != "unigram_loss"]
-    return float(sum(figures[name] for name in names))
+    return [figures[name] for name in names]

@@ -20,6 +20,7 @@ from bertsmith.config import BertConfig, ExamplesConfig
 from bertsmith.data.batches import PackedBatch
 from bertsmith.errors import DataError, SelfCheckError
 from bertsmith.model.heads import BertForPreTraining
+from bertsmith.recipes.pretraining_alarms import piece_loss
 from bertsmith.train.loop import accumulate, evaluate
 
 MOST_TOKENS = 512  # that go through the model
@@ -45,8 +46,8 @@ def check_start(
         config: of the examples.
 
     Returns:
-        `mlm_loss` and `expected_loss`; `packed_difference` and `gradient_difference`, which are
-        rounding; `examples`, and the share `random_next` of them if there are pairs.
+        `new_loss` and `expected_loss` on pieces; `packed_difference` and `gradient_difference`,
+        which are rounding; `examples`, and the share `random_next` of them if there are pairs.
 
     Raises:
         DataError: nearly no pair is a true one, so that next sentences cannot be learnt.
@@ -99,12 +100,12 @@ def check_pairs(batches: Sequence[PackedBatch], config: ExamplesConfig) -> dict[
 
 
 def check_loss(model: BertForPreTraining, few: Sequence[PackedBatch]) -> dict[str, float]:
-    """Returns the loss on masked pieces, `mlm_loss`, and the `expected_loss`.
+    """Returns the loss on the pieces to predict, `new_loss`, and the `expected_loss`.
 
     Raises:
         SelfCheckError: they are further apart than chance allows.
     """
-    found = evaluate(model, [joined(few).tensors()])["mlm_loss"]
+    found = piece_loss(evaluate(model, [joined(few).tensors()]))
     labels = [batch.masked_labels for batch in few if batch.masked_labels is not None]
     expected, margin = loss_of_new_weights(model.config, len(torch.cat(labels).unique()))
     if not abs(found - expected) <= margin:
@@ -113,7 +114,7 @@ def check_loss(model: BertForPreTraining, few: Sequence[PackedBatch]) -> dict[st
             f"give or take {margin:.2f}, about ln {model.config.vocab_size:,}: the weights are not "
             f"drawn as they must be, or what is to be predicted can be seen; {_MEND}"
         )
-    return {"mlm_loss": found, "expected_loss": expected}
+    return {"new_loss": found, "expected_loss": expected}
 
 
 def loss_of_new_weights(config: BertConfig, kinds: int) -> tuple[float, float]:

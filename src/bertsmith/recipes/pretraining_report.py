@@ -37,7 +37,7 @@ MOST_FILLED = 12  # evaluations whose guesses are shown
 
 Rows = Sequence[Mapping[str, Any]]
 
-OBJECTIVES = {"mlm": "masked pieces", "nsp": "next sentence"}
+OBJECTIVES = {"mlm": "masked pieces", "lm": "next pieces", "nsp": "next sentence"}
 MEASURES = {"loss": "loss (nats)", "accuracy": "accuracy"}
 COURSES = {  # of the steps themselves
     "learning_rate": "learning rate",
@@ -47,7 +47,7 @@ COURSES = {  # of the steps themselves
     "flop_share": "share of the machine's peak (MFU)",
 }
 CHECKS = {
-    "mlm_loss": "loss of the new weights on masked pieces",
+    "new_loss": "loss of the new weights on the pieces to predict",
     "expected_loss": "what it must be near",
     "examples": "examples looked at",
     "random_next": "share of them with a random next sentence",
@@ -139,7 +139,7 @@ def _curves(rows: Rows) -> Markup:
             Series("held out", _points(held_out, name), has_marks=True),
         ]
         unigram = [row["unigram_loss"] for row in held_out if "unigram_loss" in row]
-        if name == "mlm_loss" and unigram:
+        if unigram and not charts:  # the first is that on pieces
             ends = (rows[0]["step"], rows[-1]["step"])
             series.append(Series("piece frequencies alone", [(step, unigram[-1]) for step in ends]))
         charts.append(line_chart(title, series, x_label="step"))

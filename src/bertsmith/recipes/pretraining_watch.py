@@ -18,7 +18,7 @@ from bertsmith.model.heads import BertForPreTraining
 from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.filled_masks import HiddenWord, fill, readable
 from bertsmith.recipes.metric_sinks import Mirror
-from bertsmith.recipes.pretraining_alarms import DIVERGENCE, PLATEAU, Alarms
+from bertsmith.recipes.pretraining_alarms import DIVERGENCE, PLATEAU, Alarms, piece_loss
 from bertsmith.recipes.pretraining_data import StepStream
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import purge_checkpoints, save_checkpoint
@@ -54,11 +54,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """The held-out batches, what the unigram model makes of them, and words to be guessed."""
+    """The held-out batches, and what the unigram model makes of them."""
 
     batches: list[PackedBatch]
     unigram_loss: float
-    hidden: list[HiddenWord] = field(default_factory=list)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Returns the held-out figures of `model`, beside the unigram model's loss."""
@@ -85,6 +84,7 @@ class Watch:
     how_to_go_on: str
     alarms: Alarms
     mirror: Mirror
+    hidden: Sequence[HiddenWord] = ()  # words that the model guesses at each evaluation
     train_unigram_loss: float | None = None  # where no text was set aside
     flop_share: Callable[[float], float] | None = None  # tokens a second -> share of the peak
     window: Window = field(default_factory=Window)
@@ -128,13 +128,13 @@ class Watch:
         figures = self.evaluator.measure(self.model) if self.evaluator else {}
         facts = {**self.facts, "step": run.step, "scores": figures}
         save_model(self.folder.model, self.model, self.tokenizer, facts)
-        if self.evaluator and figures:
+        if figures:
             self._log_row(run, "held_out", figures)
             self.progress.say(
                 f"step {run.step:,}  held out: {_readable(figures)}  "
                 f"(unigram loss {figures['unigram_loss']:.3f})"
             )
-            self._fill(run, self.evaluator.hidden)
+            self._fill(run)
             self._warn_of_plateau(run, self.pace(run.step), figures, figures["unigram_loss"])
         return figures
 
@@ -213,8 +213,8 @@ class Watch:
                     f"asks: {warning}; the checkpoints before it stand"
                 )
 
-    def _fill(self, run: Run, hidden: Sequence[HiddenWord]) -> None:
-        filled = fill(self.model, hidden, self.tokenizer)
+    def _fill(self, run: Run) -> None:
+        filled = fill(self.model, self.hidden, self.tokenizer)
         if filled:
             self._log_row(run, "filled", {"filled": filled})
         for one in filled:
@@ -223,7 +223,7 @@ class Watch:
     def _warn_of_plateau(
         self, run: Run, done: float, figures: Mapping[str, float], unigram_loss: float
     ) -> None:
-        warning = self.alarms.on_plateau(done, figures["mlm_loss"], unigram_loss)
+        warning = self.alarms.on_plateau(done, piece_loss(figures), unigram_loss)
         if warning:
             self._warn(run, PLATEAU, warning)
 
@@ -244,7 +244,9 @@ def _told(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _readable(figures: Mapping[str, float]) -> str:
-    said = f"loss {figures['mlm_loss']:.3f}  mlm {figures['mlm_accuracy']:.1%}"
-    if "nsp_accuracy" in figures:
-        said += f"  nsp {figures['nsp_accuracy']:.1%}"
-    return said
+    accuracies = [
+        f"{name.removesuffix('_accuracy')} {value:.1%}"
+        for name, value in figures.items()
+        if name.endswith("_accuracy")
+    ]
+    return "  ".join([f"loss {piece_loss(figures):.3f}", *accuracies])
