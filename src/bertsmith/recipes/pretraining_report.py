@@ -132,7 +132,7 @@ def _standing(rows: Rows) -> list[Markup]:
 
 def _curves(rows: Rows) -> Markup:
     train, held_out = _of(rows, "train"), _of(rows, "held_out")
-    charts = []
+    charts: list[Markup] = []
     for name, title in _figures([*train, *held_out]):
         series = [
             Series("train", _points(train, name)),
