@@ -134,7 +134,8 @@ class Watch:
                 f"step {run.step:,}  held out: {_readable(figures)}  "
                 f"(unigram loss {figures['unigram_loss']:.3f})"
             )
-            self._fill(run)
+            if "mlm_loss" in figures:  # a model of another objective fills no masks
+                self._fill(run)
             self._warn_of_plateau(run, self.pace(run.step), figures, figures["unigram_loss"])
         return figures
 
