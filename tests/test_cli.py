@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -224,3 +225,24 @@ def test_the_doctor_prints_what_it_found_and_ends_with_65_for_an_error(
         found = json.loads(capsys.readouterr().out)
         assert found["ok"] == (status == 0)
         assert any(one["severity"] == "error" for one in found["findings"]) == (status == 65)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("place", ["gone", "full", "closed"])
+def test_a_result_that_nobody_can_read_ends_quietly(place: str, as_json: bool) -> None:
+    """As in `| head -0`, `> /dev/full`, and with nobody at standard error either."""
+    command = [sys.executable, "-m", "bertsmith", "inspect", "tiny", *["--json"] * as_json]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone, open("/dev/full", "wb") as full:
+        output = gone if place == "gone" else full
+        error = gone if place == "closed" else subprocess.PIPE
+        done = subprocess.run(command, stdout=output, stderr=error, text=True)
+    assert done.returncode == (0 if place == "gone" else 74)
+    if place == "gone":
+        assert done.stderr == ""
+    elif place == "full":
+        assert done.stderr == (
+            "bertsmith: standard output: the result cannot be written (No space left on device); "
+            "what the command was to do is done\n"
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,7 @@ from bertsmith.config import (
     PretrainConfig,
     TaskConfig,
     VocabConfig,
+    WatchConfig,
 )
 from bertsmith.errors import BUG_EXIT_CODE, BertsmithError, DataError
 from bertsmith.flags import Given, Result, add_command
@@ -110,8 +112,18 @@ def pretrain(
         optimizer=given.stage(OptimizerConfig, **paper_optimizer(run)),
         corpus=given.stage(CorpusConfig),
         prepare=given.stage(PrepareConfig),
+        watch=given.stage(WatchConfig),
     )
     return pretrain(data, out, settings, vocab=vocab, resume=resume)
+
+
+def report(
+    given: Given, run: Annotated[Path, Help("run folder of a pre-training, also of one at work")]
+) -> Result:
+    """Writes the report of a pre-training run anew, from the metrics that it has logged."""
+    from bertsmith.recipes.pretraining_report import write_report
+
+    return {"out": str(write_report(run))}
 
 
 def evaluate(
@@ -303,7 +315,7 @@ def inspect(
     model: Annotated[str, Help("model folder, or a size such as base or L6-H384")],
 ) -> Result:
     """Shows parameters, operations and memory of a model or a size."""
-    from bertsmith.lab.accounting import account
+    from bertsmith.lab.inspection import account
 
     return account(model)
 
@@ -318,7 +330,14 @@ def env(given: Given) -> Result:
 COMMANDS = (
     (vocab, (VocabConfig, CorpusConfig, EngineConfig)),
     (prepare, (CorpusConfig, PrepareConfig, FilterConfig, EngineConfig)),
-    (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
+    (
+        pretrain,
+        (
+            *(PretrainConfig, ExamplesConfig, OptimizerConfig),
+            *(CorpusConfig, PrepareConfig, WatchConfig),
+        ),
+    ),
+    (report, ()),
     (evaluate, (CorpusConfig, ColumnsConfig)),
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
@@ -342,17 +361,24 @@ def main(arguments: list[str] | None = None) -> int:
     except CycloptsError:
         return 2  # cyclopts has said what is wrong
     except BertsmithError as error:
-        print(f"bertsmith: {error}", file=sys.stderr)
+        _complain(f"bertsmith: {error}")
         return error.exit_code
     except BrokenPipeError:  # the reader of the result has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("bertsmith: stopped; nothing was written", file=sys.stderr)
+        _complain("bertsmith: stopped; nothing was written")
         return 130
     except Exception:
         sys.excepthook(*sys.exc_info())
-        print("bertsmith: this is a bug; please report what stands above", file=sys.stderr)
+        _complain("bertsmith: this is a bug; please report what stands above")
         return BUG_EXIT_CODE
     is_unsound = isinstance(result, dict) and result.get("ok") is False  # as `doctor` may find
     return DataError.exit_code if is_unsound else 0
+
+
+def _complain(message: str) -> None:
+    """Prints a message on standard error; where that is closed, the exit status says it alone."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(message, file=sys.stderr, flush=True)

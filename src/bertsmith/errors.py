@@ -5,7 +5,9 @@
     ├── DataError         65   what was read is not what its format, vocabulary or model allows
     │   └── CheckpointError 65  a checkpoint or model folder that does not verify
     ├── MissingInputError 66   a file, column, checkpoint or extra that is not there
+    ├── SelfCheckError    70   the arithmetic of this installation is not what it must be
     ├── NotFiniteError    71   a loss or gradient became NaN or infinite
+    ├── DivergedError     71   the loss rose to a multiple of its running median
     ├── FolderInUseError  73   the output folder belongs to another run, or holds something else
     ├── StorageError      74   the disk is full, read-only or failing
     └── StoppedError      75   stopped on request; all is saved and the same command goes on
@@ -55,6 +57,18 @@ class NotFiniteError(BertsmithError):
     """A loss or a gradient norm is NaN or infinite; the weights were not touched by it."""
 
     exit_code = 71
+
+
+class DivergedError(BertsmithError):
+    """The loss is a multiple of what it was, and the run was asked to stop there."""
+
+    exit_code = 71
+
+
+class SelfCheckError(BertsmithError):
+    """A check before the first step found that the model does not compute what it must."""
+
+    exit_code = BUG_EXIT_CODE
 
 
 class FolderInUseError(BertsmithError):

@@ -39,6 +39,7 @@ from bertsmith.config.training import (
     seconds_of,
     weights_of,
 )
+from bertsmith.config.watching import WatchConfig
 
 __all__ = [
     "BertConfig",
@@ -58,6 +59,7 @@ __all__ = [
     "Settings",
     "TaskConfig",
     "VocabConfig",
+    "WatchConfig",
     "bert_of_size",
     "read_settings_file",
     "seconds_of",

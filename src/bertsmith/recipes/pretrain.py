@@ -25,8 +25,10 @@ from bertsmith.config import (
     PrepareConfig,
     PretrainConfig,
     VocabConfig,
+    WatchConfig,
     bert_of_size,
     seconds_of,
+    setting_names,
 )
 from bertsmith.data.mixture import Mixture, epoch_pieces
 from bertsmith.data.shards import MANIFEST, Corpus
@@ -43,16 +45,24 @@ from bertsmith.recipes.corpora import (
     open_prepared,
     refuse_weights,
 )
+from bertsmith.recipes.filled_masks import hidden_words
 from bertsmith.recipes.growth import mean_tokens
+from bertsmith.recipes.metric_sinks import Mirror, require_sink
+from bertsmith.recipes.out_of_memory import explained_lack_of_memory
 from bertsmith.recipes.prepare import prepare
+from bertsmith.recipes.pretraining_alarms import Alarms
+from bertsmith.recipes.pretraining_checks import check_start
 from bertsmith.recipes.pretraining_data import (
     StepStream,
     StreamState,
     held_out_batches,
     phases,
+    unigram_entropy,
     unigram_loss,
 )
+from bertsmith.recipes.pretraining_report import leave_report
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
+from bertsmith.recipes.utilisation import measured_flop_share
 from bertsmith.recipes.vocabulary import learn
 from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.text.wordpiece import Tokenizer
@@ -74,8 +84,10 @@ MAY_CHANGE = frozenset(
         *("first_tokens_per_batch", "batch_growth"),
         *("checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_examples"),
         *("log_every", "threads", "workers", "skip_bad_shards"),
+        *setting_names(WatchConfig),
     }
 )
+CHECKED_STEPS = 8  # whose examples are looked at before the first; they lie ready anyway
 _PUBLISHED_RATE = 1e-4  # for a width of 768
 
 
@@ -88,6 +100,7 @@ class PretrainSettings:
     optimizer: OptimizerConfig
     corpus: CorpusConfig
     prepare: PrepareConfig
+    watch: WatchConfig = WatchConfig()
 
     def to_mapping(self) -> dict[str, Any]:
         """Returns all settings in one table; their names are unique over the stages."""
@@ -143,10 +156,14 @@ def pretrain(
         `mlm_...`; `nsp_...` is of the task on pairs, which may be `sop`, and absent without one.
 
     Raises:
-        ConfigError: settings contradict each other, or those that the run was begun with.
+        ConfigError: settings contradict each other, or those that the run was begun with; or the
+            memory does not suffice for them.
         DataError: the text, the corpus or the vocabulary does not hold what it must.
         FolderInUseError: another run is at work in `out`, or it holds something else.
+        MissingInputError: the package that `log_to` names is not installed.
         NotFiniteError: a loss or gradient became NaN or infinite.
+        DivergedError: the loss jumped, and `stop_at_divergence` was asked for.
+        SelfCheckError: new weights do not compute what they must.
         StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
     """
     if vocab is not None and settings.run.vocab_size is not None:
@@ -154,12 +171,16 @@ def pretrain(
             f"vocab is {vocab} and vocab_size is {settings.run.vocab_size}; expected one of them: "
             f"a vocabulary that is there, or the size of one to learn"
         )
+    require_sink(settings.watch.log_to)
     torch.set_num_threads(settings.run.threads or os.cpu_count() or 1)
     keep_freed_memory()
     table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
     with ExitStack() as stack:
         folder = stack.enter_context(open_run_folder(out, resume=resume))
         progress = stack.enter_context(ProgressLine())
+        mirror = stack.enter_context(
+            Mirror(settings.watch.log_to, folder.path, table, progress.say)
+        )
         corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress)
         folder.settle(
             table, may_change=MAY_CHANGE, say=progress.say, unnamed=settings.defaults().to_mapping()
@@ -192,17 +213,33 @@ def pretrain(
             how_to_go_on=_command(folder),
             window=Window(**state.get("window", {})),
             step_seconds=state.get("step_seconds", 0.0),
+            alarms=Alarms.after(folder.metrics(), settings.watch, settings.run),
+            mirror=mirror,
+            hidden=hidden_words(corpus, tokenizer, settings.examples.sequence_length),
+            train_unigram_loss=None if evaluator else unigram_entropy(corpus, tokenizer.vocabulary),
         )
-        train(
-            run,
-            stream,
-            pace=pace,
-            schedule=warmup_then_decay(settings.optimizer),
-            max_gradient_norm=settings.optimizer.max_gradient_norm,
-            seed=settings.run.seed,
-            after_step=watch.after_step,
-        )
-        return watch.finish(run) | losses(corpus, settings.run)
+        if settings.watch.measure_peak:
+            watch.flop_share = measured_flop_share(
+                model,
+                phases(settings.run, settings.examples),
+                lambda: stream.state.phase,
+                progress.say,
+            )
+        stack.callback(leave_report, folder.path, progress.say)
+        with explained_lack_of_memory(run, model, settings.run, _longest(settings)):
+            if run.step == 0:
+                first = stream.peek(CHECKED_STEPS)
+                watch.begin(run, check_start(model, first, settings.examples))
+            train(
+                run,
+                stream,
+                pace=pace,
+                schedule=warmup_then_decay(settings.optimizer),
+                max_gradient_norm=settings.optimizer.max_gradient_norm,
+                seed=settings.run.seed,
+                after_step=watch.after_step,
+            )
+            return watch.finish(run) | losses(corpus, settings.run)
 
 
 def _find_corpus(
@@ -289,7 +326,7 @@ def _usual_vocab_size(config: PretrainConfig) -> int:
 
 def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> BertForPreTraining:
     """Returns a model of random weights, drawn from the run's seed."""
-    longest = max(each.sequence_length for each in phases(settings.run, settings.examples))
+    longest = _longest(settings)
     config = bert_of_size(
         settings.run.size,
         vocab_size=corpus.vocab_size,
@@ -305,6 +342,10 @@ def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> BertForP
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _longest(settings: PretrainSettings) -> int:
+    return max(each.sequence_length for each in phases(settings.run, settings.examples))
+
+
 def _resume(
     run: Run, corpus: Corpus | Mixture, folder: RunFolder, say: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -316,7 +357,7 @@ def _resume(
     if checkpoint is None:
         if folder.metrics():
             say("the run was stopped before its first checkpoint: it starts at the beginning")
-        folder.forget_after(0)
+        folder.forget_after(-1)
         return {}
     state = checkpoint.state
     if state["corpus"] != corpus.fingerprint:

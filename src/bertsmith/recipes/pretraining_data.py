@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from math import ceil
@@ -70,8 +71,9 @@ class StepStream:
 
     `phase` is asked before each step. A phase starts at the first example of its own epoch 0.
     Examples are made in a thread of their own, some steps ahead; `state` is that of the last step
-    handed out, whatever lies ready. `pace` tells the share of the run done before each step, from
-    `step` on, as sizes of batches and shares of masks may go by it. Use it as a context manager.
+    handed out, whatever lies ready or was looked at. `pace` tells the share of the run done before
+    each step, from `step` on, as sizes of batches and shares of masks may go by it. Use it as a
+    context manager.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class StepStream:
         self._examples = [
             training_examples(corpus, vocabulary, each, seed=config.seed) for each in self._phases
         ]
+        self._seen: deque[Step] = deque()  # looked at, and yet to be handed out
         self._steps = self._read()
 
     def __enter__(self) -> Self:
@@ -124,13 +127,20 @@ class StepStream:
         phase = self._phase()
         if phase != self.state.phase:
             self._steps.close()
+            self._seen.clear()
             self.state = replace(self.state, phase=phase, position=Position())
             self._steps = self._read()
-        step = next(self._steps)
+        step = self._seen.popleft() if self._seen else next(self._steps)
         self._step += 1
         tokens = self.state.tokens + sum(part.num_tokens for part in step.parts)
         self.state = replace(self.state, position=step.position, tokens=tokens)
         return [part.to(self._device).tensors() for part in step.parts]
+
+    def peek(self, steps: int) -> list[PackedBatch]:
+        """Returns the batches of the next `steps` of this phase, which are handed out as ever."""
+        while len(self._seen) < steps:
+            self._seen.append(next(self._steps))
+        return [part for step in list(self._seen)[:steps] for part in step.parts]
 
     def _read(self) -> Prefetched[Step]:
         phase = self.state.phase
@@ -213,6 +223,17 @@ def unigram_loss(
         counts[sep_id] += counts.sum() * ends / (1 - ends)
     losses = -np.log(counts / counts.sum())
     return float(losses[labels].mean())
+
+
+def unigram_entropy(corpus: Corpus | Mixture, vocabulary: Vocabulary) -> float:
+    """Returns the loss that the unigram model of the training text has on that text itself.
+
+    [UNK] is left out, which is never predicted.
+    """
+    counts = _piece_counts(corpus)
+    counts[vocabulary.unk_id] = 0
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def _piece_counts(corpus: Corpus | Mixture) -> NDArray[np.float64]:

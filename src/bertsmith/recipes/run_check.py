@@ -37,6 +37,7 @@ def check_run(run: Path) -> tuple[int, list[Finding]]:
     rows, found = _read_metrics(run / METRICS)
     found += _check_whole(run)
     found += _check_losses(run, rows)
+    found += _alarms(run, rows)
     found += _check_end(run, settings, rows)
     return len(rows), found
 
@@ -123,6 +124,14 @@ def _check_losses(run: Path, rows: Sequence[dict[str, Any]]) -> Iterable[Finding
         )
     else:
         yield Finding("note", f"{course}, where it no longer falls", where, "")
+
+
+def _alarms(run: Path, rows: Sequence[dict[str, Any]]) -> Iterable[Finding]:
+    """Yields what the run itself has warned of."""
+    for row in rows:
+        if row.get("split") == "alarm":
+            what, _, mend = row["message"].partition("; ")
+            yield Finding("warning", what, f"{run / METRICS}, step {row['step']:,}", mend)
 
 
 def _check_end(

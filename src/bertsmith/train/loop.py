@@ -73,7 +73,7 @@ def train(
             group["lr"] = rate * group.get("scale", 1.0)
         run.model.train()
         torch.manual_seed(noise_seed(seed, run.step))
-        figures = _accumulate(run.model, next(steps))
+        figures = accumulate(run.model, next(steps))
         norm = nn.utils.clip_grad_norm_(run.model.parameters(), max_gradient_norm, foreach=True)
         figures |= {"gradient_norm": norm.item(), "learning_rate": rate}
         _refuse_not_finite(run, figures)
@@ -109,7 +109,7 @@ def noise_seed(seed: int, step: int) -> int:
     return (seed << 32) | step
 
 
-def _accumulate(model: nn.Module, parts: Sequence[Batch]) -> dict[str, float]:
+def accumulate(model: nn.Module, parts: Sequence[Batch]) -> dict[str, float]:
     """Adds the gradient of the step's objective to the parameters; returns the means by name."""
     counts: dict[str, float] = {}
     for part in parts:

@@ -6,44 +6,15 @@ Letters, in formulas:  V vocabulary   H hidden size   L layers   A heads   F fee
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 
-from bertsmith.config import BertConfig, ExamplesConfig, bert_of_size
-from bertsmith.folder import AnyModel, load_model
+from bertsmith.config import BertConfig, ExamplesConfig
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.task_heads import TaskModel
 
+Counted = Bert | BertForPreTraining | TaskModel
 BYTES = 4  # of one number in fp32
-
-
-def account(model: str, *, sequence_length: int = 128) -> dict[str, Any]:
-    """Returns what a model folder, or a size such as `base` or `L6-H384`, holds and costs.
-
-    A size is that of the encoder with its pre-training heads.
-
-    Returns:
-        `config`, `parameters` by part, counted; `formula`, see `parameters_by_formula`;
-        `flops_per_token` and `memory_bytes`, each for inference and training.
-
-    Raises:
-        ConfigError: it is neither a folder nor a size.
-        MissingInputError, CheckpointError: the folder is not a whole model folder.
-    """
-    if Path(model).is_dir():
-        loaded = load_model(Path(model)).model
-    else:
-        loaded = on_paper(bert_of_size(model))
-    config = loaded.config
-    return {
-        "config": config.to_mapping(),
-        "parameters": count_parameters(loaded),
-        "formula": parameters_by_formula(config),
-        "flops_per_token": flops_per_token(loaded, sequence_length=sequence_length),
-        "memory_bytes": memory_bytes(loaded, sequence_length=sequence_length),
-    }
 
 
 def on_paper(config: BertConfig) -> BertForPreTraining:
@@ -52,7 +23,7 @@ def on_paper(config: BertConfig) -> BertForPreTraining:
         return BertForPreTraining(config)
 
 
-def count_parameters(model: AnyModel) -> dict[str, int]:
+def count_parameters(model: Counted) -> dict[str, int]:
     """Returns the number of parameters in each part of a model, its `encoder` and the `total`.
 
     `encoder` is embeddings, blocks and pooler, as sizes are usually quoted. The output weight of
@@ -99,7 +70,7 @@ def parameters_by_formula(config: BertConfig) -> dict[str, int]:
 
 
 def flops_per_token(
-    model: AnyModel,
+    model: Counted,
     *,
     sequence_length: int,
     masked_share: float | None = None,
@@ -127,7 +98,7 @@ def flops_per_token(
 
 
 def memory_bytes(
-    model: AnyModel, *, sequence_length: int, tokens_per_batch: int = 4096
+    model: Counted, *, sequence_length: int, tokens_per_batch: int = 4096
 ) -> dict[str, int]:
     """Returns the memory that weights and states take in fp32, roughly.
 
