@@ -23,6 +23,7 @@ from bertsmith.config import (
     OptimizerConfig,
     PrepareConfig,
     PretrainConfig,
+    RanksConfig,
     TaskConfig,
     VocabConfig,
 )
@@ -105,6 +106,7 @@ def pretrain(
         optimizer=given.stage(OptimizerConfig, **paper_optimizer(run)),
         corpus=given.stage(CorpusConfig),
         prepare=given.stage(PrepareConfig),
+        ranks=given.stage(RanksConfig),
     )
     return pretrain(data, out, settings, vocab=vocab, resume=resume)
 
@@ -313,7 +315,17 @@ def env(given: Given) -> Result:
 COMMANDS = (
     (vocab, (VocabConfig, CorpusConfig)),
     (prepare, (CorpusConfig, PrepareConfig)),
-    (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
+    (
+        pretrain,
+        (
+            PretrainConfig,
+            ExamplesConfig,
+            OptimizerConfig,
+            CorpusConfig,
+            PrepareConfig,
+            RanksConfig,
+        ),
+    ),
     (evaluate, (CorpusConfig, ColumnsConfig)),
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
@@ -337,7 +349,8 @@ def main(arguments: list[str] | None = None) -> int:
     except CycloptsError:
         return 2  # cyclopts has said what is wrong
     except BertsmithError as error:
-        print(f"bertsmith: {error}", file=sys.stderr)
+        if not error.is_said:
+            print(f"bertsmith: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of the result has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -34,6 +34,7 @@ from bertsmith.config.training import (
     FinetuneConfig,
     OptimizerConfig,
     PretrainConfig,
+    RanksConfig,
     seconds_of,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "OptimizerConfig",
     "PrepareConfig",
     "PretrainConfig",
+    "RanksConfig",
     "SIZES",
     "Settings",
     "TaskConfig",

@@ -6,7 +6,7 @@ Shapes:  T tokens   S sequences   M masked positions
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from threading import Condition, Thread
 from types import TracebackType
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bertsmith.data.examples import Example, PretrainingExamples
 from bertsmith.data.framing import Framed, check_budget
+from bertsmith.data.sharing import WHOLE, Share, parts_of_share
 
 Item = TypeVar("Item")
 
@@ -125,27 +126,36 @@ class Position:
 class Step:
     """The batches of one optimizer step, and where the next step goes on."""
 
-    parts: list[PackedBatch]
+    parts: list[PackedBatch]  # of this rank
     position: Position
+    num_tokens: int  # of all ranks
 
 
 def read_steps(
-    examples: PretrainingExamples, start: Position, *, tokens_per_batch: int, accumulate: int = 1
+    examples: PretrainingExamples,
+    start: Position,
+    *,
+    tokens_per_batch: int,
+    accumulate: int = 1,
+    share: Share = WHOLE,
 ) -> Iterator[Step]:
     """Yields the steps from `start` on, epoch after epoch without end.
 
     A step takes examples in order while they stay within `tokens_per_batch`, in up to `accumulate`
-    parts of about equal size. What comes depends on `start` alone: resumed equals unbroken.
+    parts of about equal size. What comes depends on `start` alone: resumed equals unbroken. Of
+    several ranks each gets its `share` of the same step, in `accumulate` parts.
 
     Raises:
-        ConfigError: an example alone is longer than the budget.
+        ConfigError: an example alone is longer than the budget, or the ranks outnumber the examples
+            of a step.
     """
     taken: list[Example] = []
     total = 0
     for example, position in _walk(examples, start):
         check_budget(len(example), tokens_per_batch)
         if total + len(example) > tokens_per_batch:
-            yield Step([pack(part) for part in _split(taken, accumulate)], position)
+            parts = _parts(taken, accumulate, share)
+            yield Step([pack(part) for part in parts], position, total)
             taken, total = [], 0
         taken.append(example)
         total += len(example)
@@ -184,6 +194,12 @@ def _walk(examples: PretrainingExamples, start: Position) -> Iterator[tuple[Exam
             continue
         yield example, Position(epoch, index)
         index += 1
+
+
+def _parts(examples: list[Example], accumulate: int, share: Share) -> Iterable[list[Example]]:
+    if share.ranks == 1:
+        return _split(examples, accumulate)
+    return parts_of_share(examples, share, accumulate)
 
 
 def _split(examples: list[Example], parts: int) -> Iterator[list[Example]]:

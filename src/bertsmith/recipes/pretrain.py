@@ -7,11 +7,10 @@ Source: Devlin et al. 2019, section 3.1 and appendix A.2; `run_pretraining.py`.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,13 @@ from bertsmith.config import (
     OptimizerConfig,
     PrepareConfig,
     PretrainConfig,
+    RanksConfig,
     VocabConfig,
     bert_of_size,
     seconds_of,
 )
 from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
+from bertsmith.data.sharing import Share
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.model.bert import begin_directed
 from bertsmith.model.heads import BertForPreTraining
@@ -42,6 +43,7 @@ from bertsmith.recipes.pretraining_data import (
     phases,
     unigram_loss,
 )
+from bertsmith.recipes.pretraining_ranks import FirstRank, OtherRank
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
 from bertsmith.recipes.vocabulary import learn
 from bertsmith.text.tokenizer_files import read_tokenizer
@@ -54,15 +56,15 @@ from bertsmith.train.checkpoint import (
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import Pace, Stopwatch, by_steps, by_time
+from bertsmith.train.ranks import Place, Ranks, join_ranks, place_of_this_process
 from bertsmith.train.run_folder import RunFolder, open_run_folder
-from bertsmith.train.stopping import StopRequests
 
 # What a resumed run may do otherwise than it began: how long, how fast, how often it reports.
 MAY_CHANGE = frozenset(
     {
         *("steps", "budget", "learning_rate", "warmup", "tokens_per_batch", "accumulate"),
         *("checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_examples"),
-        *("log_every", "threads", "workers"),
+        *("log_every", "threads", "workers", "rank_timeout", "shard_model"),
     }
 )
 _PUBLISHED_RATE = 1e-4  # for a width of 768
@@ -77,6 +79,7 @@ class PretrainSettings:
     optimizer: OptimizerConfig
     corpus: CorpusConfig
     prepare: PrepareConfig
+    ranks: RanksConfig = field(default_factory=RanksConfig)
 
     def to_mapping(self) -> dict[str, Any]:
         """Returns all settings in one table; their names are unique over the stages."""
@@ -119,6 +122,9 @@ def pretrain(
     resumed by steps, with as many threads, it ends with the weights of the unbroken run, bit for
     bit.
 
+    Started by torchrun, every rank calls it alike; they train on the same steps as one would, each
+    on its share. The first holds the run folder and gives the result; the others give nothing.
+
     Returns:
         `steps`, `tokens`, `seconds` and `tokens_per_second` of all sittings; `mlm_loss`,
         `mlm_accuracy`, `nsp_loss`, `nsp_accuracy` and `unigram_loss` on the `split` that they were
@@ -130,13 +136,20 @@ def pretrain(
         DataError: the text, the corpus or the vocabulary does not hold what it must.
         FolderInUseError: another run is at work in `out`, or it holds something else.
         NotFiniteError: a loss or gradient became NaN or infinite.
+        RanksError: another rank has gone, or does not answer.
         StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
     """
-    torch.set_num_threads(settings.run.threads or os.cpu_count() or 1)
+    place = place_of_this_process()
+    _check_ranks(place, settings.ranks)
+    torch.set_num_threads(settings.run.threads or place.threads)
     keep_freed_memory()
     table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
     with ExitStack() as stack:
-        folder = stack.enter_context(open_run_folder(out, resume=resume))
+        ranks = stack.enter_context(join_ranks(place, settings.ranks.timeout_seconds))
+        if ranks.rank:
+            return _follow(ranks, settings)
+        again = resume or place.restarts > 0
+        folder = stack.enter_context(open_run_folder(out, resume=again))
         progress = stack.enter_context(ProgressLine())
         corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress)
         folder.settle(table, may_change=MAY_CHANGE, say=progress.say)
@@ -144,10 +157,14 @@ def pretrain(
         run = Run(model, adamw(model, settings.optimizer))
         refuse_without_room_for_two(folder.path, run)
         state = _resume(run, corpus, folder, progress.say)
-        evaluator = _evaluator(corpus, tokenizer, settings, progress.say)
+        first = stack.enter_context(FirstRank(ranks))
+        trained = first.begin(run, corpus, state, settings, lambda: _new_model(corpus, settings))
+        evaluator = first.evaluator(_evaluator(corpus, tokenizer, settings, progress.say))
         stopwatch = Stopwatch(state.get("seconds", 0.0))
-        pace = _pace(settings.run, corpus, stopwatch)
-        stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state))
+        pace = first.pace(_pace(settings.run, corpus, stopwatch))
+        stream = stack.enter_context(
+            _stream(trained, corpus, tokenizer, settings, pace, state, ranks)
+        )
         watch = Watch(
             model,
             tokenizer,
@@ -164,21 +181,58 @@ def pretrain(
             pace=pace,
             stopwatch=stopwatch,
             progress=progress,
-            requests=stack.enter_context(StopRequests()),
-            how_to_go_on=_command(folder),
+            requests=first.requests,
+            how_to_go_on=_command(folder, place),
+            before_writing=first.gather,
             window=Window(**state.get("window", {})),
             step_seconds=state.get("step_seconds", 0.0),
         )
-        train(
-            run,
-            stream,
-            pace=pace,
-            schedule=warmup_then_decay(settings.optimizer),
-            max_gradient_norm=settings.optimizer.max_gradient_norm,
-            seed=settings.run.seed,
-            after_step=watch.after_step,
+        _train(trained, stream, settings, pace, first.after_step(watch.after_step), ranks)
+        with first.leading():
+            return watch.finish(run)
+
+
+def _train(
+    run: Run,
+    stream: StepStream,
+    settings: PretrainSettings,
+    pace: Pace,
+    after_step: Callable[[Run, dict[str, float]], None],
+    ranks: Ranks,
+) -> None:
+    train(
+        run,
+        stream,
+        pace=pace,
+        schedule=warmup_then_decay(settings.optimizer),
+        max_gradient_norm=settings.optimizer.max_gradient_norm,
+        seed=settings.run.seed,
+        after_step=after_step,
+        ranks=ranks,
+    )
+
+
+def _check_ranks(place: Place, config: RanksConfig) -> None:
+    if config.shard_model and place.count == 1:
+        raise ConfigError(
+            "shard_model is set, but this is the only rank; start several by torchrun, or give "
+            "--no-shard-model"
         )
-        return watch.finish(run)
+
+
+def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
+    """Trains beside the first rank, which does all the rest; returns nothing."""
+    with ExitStack() as stack:
+        other = stack.enter_context(OtherRank(ranks))
+        corpus, state = other.begin()
+        tokenizer = corpus.read_tokenizer()
+        run = other.join(settings, lambda: _new_model(corpus, settings))
+        evaluator = _evaluator(corpus, tokenizer, settings, lambda _: None)
+        pace = other.pace(_pace(settings.run, corpus, Stopwatch()))
+        stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state, ranks))
+        _train(run, stream, settings, pace, other.after_step(evaluator), ranks)
+        other.obey()
+        return {}
 
 
 def _find_corpus(
@@ -279,6 +333,8 @@ def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining
     model = BertForPreTraining(config)
     if settings.run.initialization == "directed":
         begin_directed(model.encoder)
+    if settings.ranks.shard_model:
+        return model  # whole in this machine's memory alone: devices hold their shards
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -322,6 +378,7 @@ def _stream(
     settings: PretrainSettings,
     pace: Pace,
     state: Mapping[str, Any],
+    ranks: Ranks,
 ) -> StepStream:
     last = len(phases(settings.run, settings.examples)) - 1
     turn = 1.0 - settings.run.long_sequence_share
@@ -333,6 +390,7 @@ def _stream(
         phase=lambda: last if pace(run.step) >= turn else 0,
         state=StreamState.from_mapping(state["stream"]) if state else StreamState(),
         device=next(run.model.parameters()).device,
+        share=Share(ranks.rank, ranks.count),
     )
 
 
@@ -352,6 +410,7 @@ def _evaluator(
     return Evaluator(batches, unigram_loss(corpus, batches))
 
 
-def _command(folder: RunFolder) -> str:
+def _command(folder: RunFolder, place: Place) -> str:
     path = shlex.quote(str(folder.path))
-    return f"bertsmith pretrain --config {path}/settings.json --out {path} --resume"
+    start = "bertsmith" if place.count == 1 else "torchrun ... -m bertsmith"
+    return f"{start} pretrain --config {path}/settings.json --out {path} --resume"

@@ -14,6 +14,7 @@ from bertsmith.config import ExamplesConfig, PretrainConfig
 from bertsmith.data.batches import PackedBatch, Position, Prefetched, Step, read_epoch, read_steps
 from bertsmith.data.examples import PretrainingExamples
 from bertsmith.data.shards import Corpus
+from bertsmith.data.sharing import WHOLE, Share, check_share
 from bertsmith.errors import ConfigError
 from bertsmith.text.wordpiece import Vocabulary
 
@@ -71,6 +72,7 @@ class StepStream:
         phase: Callable[[], int],
         state: StreamState,
         device: torch.device,
+        share: Share = WHOLE,
     ) -> None:
         for each in phases(config, examples):
             if each.sequence_length > config.tokens_per_batch:
@@ -78,10 +80,12 @@ class StepStream:
                     f"tokens_per_batch is {config.tokens_per_batch}; expected at least the longest "
                     f"sequence's {each.sequence_length}"
                 )
+            check_share(share, config.accumulate, config.tokens_per_batch, each.sequence_length)
         self.state = state
         self._config = config
         self._phase = phase
         self._device = device
+        self._share = share
         self._examples = [
             PretrainingExamples(corpus, vocabulary, each, seed=config.seed)
             for each in phases(config, examples)
@@ -104,7 +108,7 @@ class StepStream:
             self.state = replace(self.state, phase=phase, position=Position())
             self._steps = self._read()
         step = next(self._steps)
-        tokens = self.state.tokens + sum(part.num_tokens for part in step.parts)
+        tokens = self.state.tokens + step.num_tokens
         self.state = replace(self.state, position=step.position, tokens=tokens)
         return [part.to(self._device).tensors() for part in step.parts]
 
@@ -115,6 +119,7 @@ class StepStream:
                 self.state.position,
                 tokens_per_batch=self._config.tokens_per_batch,
                 accumulate=self._config.accumulate,
+                share=self._share,
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -79,6 +79,7 @@ class Watch:
     progress: ProgressLine
     requests: StopRequests
     how_to_go_on: str
+    before_writing: Callable[[], None] = lambda: None  # puts all weights into `model`
     window: Window = field(default_factory=Window)
     step_seconds: float = 0.0  # spent in steps, over all sittings
 
@@ -113,6 +114,7 @@ class Watch:
     def evaluate(self, run: Run) -> dict[str, float]:
         """Writes the model folder; returns and logs the held-out figures, if text was set aside."""
         figures = self.evaluator.measure(self.model) if self.evaluator else {}
+        self.before_writing()
         facts = {**self.facts, "step": run.step, "scores": figures}
         save_model(self.folder.model, self.model, self.tokenizer, facts)
         if figures:
@@ -156,6 +158,7 @@ class Watch:
             "corpus": self.facts["corpus"],
             "tokenizer": self.facts["tokenizer"],
         }
+        self.before_writing()
         place = save_checkpoint(self.folder.checkpoints, run, state)
         purge_checkpoints(self.folder.checkpoints, self.config.keep_checkpoints)
         return place.name
