@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.recipes.rank_runs import PROGRAM, SECONDS, arguments, run_ranks, torchrun
+from tests.recipes.rank_runs import (
+    PROGRAM,
+    SECONDS,
+    arguments,
+    run_ranks,
+    start_ranks,
+    torchrun,
+)
 from tests.recipes.toy_runs import STEPS, as_killed_after, metrics_of, settings_with, weights_of
 from tests.recipes.toy_text import write_text
 
@@ -49,8 +56,8 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
                 assert our[name] == pytest.approx(their[name], rel=1e-5), (our["step"], name)
 
 
-def tensors_of(run: Path, step: int = STEPS) -> dict[str, Any]:
-    return load_file(run / f"checkpoints/step-{step:08d}/model.safetensors")
+def tensors_of(run: Path, step: int = STEPS, file: str = "model") -> dict[str, Any]:
+    return load_file(run / f"checkpoints/step-{step:08d}/{file}.safetensors")
 
 
 # ---------------------------------------------------------------------------------- equal runs
@@ -66,8 +73,11 @@ def test_two_ranks_train_as_one(
     assert_same_run(out, by_one)
     assert json.loads(ended.results[0])["steps"] == STEPS
     assert (ended.results[1], ended.said[1]) == ("", "")
-    for name, tensor in tensors_of(by_one).items():
-        torch.testing.assert_close(tensors_of(out)[name], tensor, rtol=1e-3, atol=1e-5)
+    for file in ("model", "optimizer"):
+        ours, theirs = tensors_of(out, file=file), tensors_of(by_one, file=file)
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
     one, two = (load_model(run / "model").model.state_dict() for run in (by_one, out))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
@@ -132,8 +142,6 @@ def test_a_save_that_fails_on_the_first_rank_fails_on_all(tmp_path: Path, toy_co
 def test_a_rank_that_hangs_ends_the_others_after_the_timeout(
     tmp_path: Path, toy_corpus: Path
 ) -> None:
-    from tests.recipes.rank_runs import start_ranks
-
     command = arguments([toy_corpus], tmp_path / "run", "--rank-timeout", "20s")
     first, frozen = start_ranks(command, fault="1:5:frozen")
     try:

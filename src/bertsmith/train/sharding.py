@@ -56,6 +56,9 @@ def scatter(whole: Run | None, sharded: Run) -> None:
 
 def gather(sharded: Run, whole: Run | None) -> None:
     """Copies the shards of all ranks into the first rank's `whole` run, one tensor at a time."""
+    for part in sharded.model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()  # a forward pass without a backward one leaves the outermost part whole
     targets = tensors_of(whole) if whole is not None else {}
     with torch.no_grad():
         for name, source in tensors_of(sharded).items():
