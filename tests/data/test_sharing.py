@@ -35,7 +35,7 @@ def test_every_sequence_is_dealt_once_and_evenly(lengths: list[int], hands: int)
 
 def sequences_of(parts: list[PackedBatch]) -> list[tuple[tuple[int, ...], ...]]:
     """Returns pieces, masked places, labels and next label of each sequence."""
-    found = []
+    found: list[tuple[tuple[int, ...], ...]] = []
     for part in parts:
         assert part.masked_positions is not None and part.masked_labels is not None
         assert part.next_labels is not None
@@ -58,7 +58,7 @@ def sequences_of(parts: list[PackedBatch]) -> list[tuple[tuple[int, ...], ...]]:
 def test_ranks_take_the_steps_that_one_would(
     make_corpus: MakeCorpus, tokenizer: Tokenizer, ranks: int, accumulate: int
 ) -> None:
-    corpus = make_corpus(natural_documents(25), shard_pieces=5000)
+    corpus = make_corpus(natural_documents(10), shard_pieces=5000)
     examples = PretrainingExamples(
         corpus, tokenizer.vocabulary, ExamplesConfig(sequence_length=32), seed=5
     )

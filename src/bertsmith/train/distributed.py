@@ -13,8 +13,10 @@ another order than the unbroken one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -36,7 +38,8 @@ BUCKET_NUMBERS = 1 << 22  # gradients that are summed at once: 16 MiB of fp32
 _MESSAGE_BYTES = 4096
 _POLL_SECONDS = 0.25
 _STORE_SECONDS = 10.0  # a store that answers does so at once
-_FAILURE = "failure"
+_LINGER_SECONDS = 5.0  # of the first rank, where the store ends with it
+_FAILURE, _ENDED = "failure", "ended"
 
 
 class Group:
@@ -57,7 +60,8 @@ class Group:
         if self._on_gpu:
             torch.cuda.set_device(self._place.local_rank)
         try:
-            self._store, _, _ = next(rendezvous("env://", timeout=self._timeout))
+            store, _, _ = next(rendezvous("env://", timeout=self._timeout))
+            self._store = dist.PrefixStore(self._agreed_name(store), store)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if self._on_gpu else "gloo",
                 store=self._store,
@@ -86,6 +90,7 @@ class Group:
             is_first = self._claim(raised)
             if isinstance(raised, BertsmithError):
                 raised.is_said = not is_first
+            self._linger()
         if error is None or not self._on_gpu:  # NCCL would wait for those that are gone
             with suppress(RuntimeError):
                 dist.destroy_process_group()
@@ -200,6 +205,25 @@ class Group:
             raise _told(order[_FAILURE])
         return order
 
+    def _agreed_name(self, store: dist.Store) -> str:
+        """Returns a name that only the ranks now living agree on.
+
+        torchrun keeps its store when it starts the ranks again, and does not number the starts
+        alike on all machines: what the dead have left in the store must not be taken for news. So
+        each rank leaves a name of its own, and all are agreed once all have seen the same ones.
+        """
+        store.set(f"name/{self.rank}", uuid.uuid4().hex)
+        deadline = time.monotonic() + self._timeout.total_seconds()
+        while time.monotonic() < deadline:
+            names = store.multi_get([f"name/{rank}" for rank in range(self.count)])
+            agreed = hashlib.sha256(b" ".join(names)).hexdigest()
+            store.set(f"seen/{self.rank}", agreed)
+            seen = store.multi_get([f"seen/{rank}" for rank in range(self.count)])
+            if set(seen) == {agreed.encode()}:
+                return agreed
+            time.sleep(_POLL_SECONDS)
+        raise TimeoutError("some ranks have not come, or have not come again")
+
     # -------------------------------------------------------------------------- failure
 
     def _me(self) -> str:
@@ -209,11 +233,21 @@ class Group:
         """Writes the reason for which this rank ends; returns whether it is the first to do so."""
         if isinstance(error, BertsmithError) and error.is_said:
             return False
-        mine = json.dumps(self._failure_of(error)).encode()
+        mine = json.dumps(self._failure_of(error))
         try:
-            return self._store.compare_set(_FAILURE, "", mine) == mine
+            return self._store.compare_set(_FAILURE, "", mine) == mine.encode()
         except RuntimeError:  # the store has gone with its host
             return True
+
+    def _linger(self) -> None:
+        """Lets the others read the reason, where they read it from this process."""
+        with suppress(RuntimeError):
+            ended = self._store.add(_ENDED, 1)
+            if self.rank == 0 and not dist.is_torchelastic_launched():
+                deadline = time.monotonic() + _LINGER_SECONDS
+                while ended < self.count and time.monotonic() < deadline:
+                    time.sleep(_POLL_SECONDS)
+                    ended = self._store.add(_ENDED, 0)
 
     def _failure_of(self, error: BaseException) -> dict[str, Any]:
         message = str(error)[: _MESSAGE_BYTES // 8]  # a letter may take six bytes
