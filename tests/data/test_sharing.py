@@ -70,7 +70,7 @@ def test_ranks_take_the_steps_that_one_would(
         return list(islice(read, 50))
 
     alone = steps(Share(), 1)
-    assert {step.position.epoch for step in alone} == {0, 1}
+    assert {step.position.epoch for step in alone} >= {0, 1}
     shared = [steps(Share(rank, ranks), accumulate) for rank in range(ranks)]
     for expected, *ours in zip(alone, *shared, strict=True):
         assert all(step.position == expected.position for step in ours)

@@ -26,6 +26,7 @@ from typing import Any, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
@@ -61,7 +62,7 @@ class Group:
             torch.cuda.set_device(self._place.local_rank)
         try:
             store, _, _ = next(rendezvous("env://", timeout=self._timeout))
-            self._store = dist.PrefixStore(self._agreed_name(store), store)
+            self._store = PrefixStore(self._agreed_name(store), store)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if self._on_gpu else "gloo",
                 store=self._store,
@@ -205,7 +206,7 @@ class Group:
             raise _told(order[_FAILURE])
         return order
 
-    def _agreed_name(self, store: dist.Store) -> str:
+    def _agreed_name(self, store: Store) -> str:
         """Returns a name that only the ranks now living agree on.
 
         torchrun keeps its store when it starts the ranks again, and does not number the starts
