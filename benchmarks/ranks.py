@@ -19,26 +19,43 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
+import torch
+from torch import Tensor
+
+from bertsmith.config import OptimizerConfig, bert_of_size
+from bertsmith.data.sharing import deal
+from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.memory import keep_freed_memory
+from bertsmith.train.loop import Run, train
+from bertsmith.train.optimizer import adamw, warmup_then_decay
+from bertsmith.train.pace import by_steps
+from bertsmith.train.ranks import join_ranks, place_of_this_process
+
+LENGTH = 128
 WARM = 2  # steps that are not counted
+
+
+def batch(vocab_size: int, sequences: int, number: int) -> dict[str, Tensor]:
+    """Returns sequences of 128 random pieces, 20 of them to be predicted in each."""
+    rng = torch.Generator().manual_seed(number)
+    starts = torch.arange(sequences + 1) * LENGTH
+    places = torch.stack([torch.randperm(LENGTH, generator=rng)[:20] for _ in range(sequences)])
+    positions = (places.sort(1).values + starts[:-1, None]).flatten()
+    pieces = torch.randint(1, vocab_size, (sequences * LENGTH,), generator=rng)
+    return {
+        "piece_ids": pieces,
+        "segment_ids": torch.zeros_like(pieces),
+        "position_ids": torch.arange(LENGTH).repeat(sequences),
+        "sequence_starts": starts.to(torch.int32),
+        "masked_positions": positions,
+        "masked_labels": pieces[positions],
+        "next_labels": torch.randint(0, 2, (sequences,), generator=rng),
+    }
 
 
 def train_steps(size: str, tokens: int, steps: int, threads: int) -> list[float]:
     """Returns the seconds of each step of this process's share."""
-    import torch
-    from pretraining import synthetic
-
-    from bertsmith.config import OptimizerConfig, bert_of_size
-    from bertsmith.data.sharing import deal
-    from bertsmith.model.heads import BertForPreTraining
-    from bertsmith.model.memory import keep_freed_memory
-    from bertsmith.train.loop import Run, train
-    from bertsmith.train.optimizer import adamw, warmup_then_decay
-    from bertsmith.train.pace import by_steps
-    from bertsmith.train.ranks import join_ranks, place_of_this_process
-
     torch.set_num_threads(threads)
     keep_freed_memory()
     config = bert_of_size(size)
@@ -46,9 +63,9 @@ def train_steps(size: str, tokens: int, steps: int, threads: int) -> list[float]
         torch.manual_seed(0)
         model = BertForPreTraining(config)
         optimizer_config = OptimizerConfig(learning_rate=1e-4)
-        sequences = tokens // 128
-        mine = len(deal([128] * sequences, ranks.count)[ranks.rank])
-        batches = [[synthetic(_case(size), config, mine, number)] for number in range(WARM + steps)]
+        hands = deal([LENGTH] * (tokens // LENGTH), ranks.count)
+        mine = len(hands[ranks.rank])
+        batches = [[batch(config.vocab_size, mine, number)] for number in range(WARM + steps)]
         ends = [time.perf_counter()]
         train(
             Run(model, adamw(model, optimizer_config)),
@@ -61,12 +78,6 @@ def train_steps(size: str, tokens: int, steps: int, threads: int) -> list[float]
             ranks=ranks,
         )
     return [end - start for start, end in zip(ends[WARM:-1], ends[WARM + 1 :], strict=True)]
-
-
-def _case(size: str) -> Any:
-    from pretraining import Case
-
-    return Case(size, size)
 
 
 def timed(options: argparse.Namespace, *, ranks: int, threads: int) -> float:
@@ -99,7 +110,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--as-rank", type=int, metavar="THREADS", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parent))
     if options.as_rank:
         print(json.dumps(train_steps(options.size, options.tokens, options.steps, options.as_rank)))
         return
