@@ -187,6 +187,7 @@ def wait_until(path: Path, process: subprocess.Popen[str]) -> None:
 # ---------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.slow
 def test_a_run_that_the_first_rank_refuses_is_refused_once(by_two: Path, toy_corpus: Path) -> None:
     ended = run_ranks(arguments([toy_corpus], by_two))
     assert ended.statuses == [73, 73]
