@@ -96,7 +96,7 @@ def pretrain(
     vocab: Annotated[Path | None, Help("folder of the vocabulary, for raw text")] = None,
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
-    """Trains an encoder on masked pieces and next sentences."""
+    """Trains an encoder on hidden pieces and next sentences, or on what else is asked for."""
     from bertsmith.recipes.pretrain import PretrainSettings, paper_optimizer, pretrain
 
     run = given.stage(PretrainConfig)

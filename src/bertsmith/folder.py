@@ -37,6 +37,7 @@ from bertsmith.model.task_heads import (
     BertForClassification,
     BertForRegression,
     BertForTagging,
+    OnFirsts,
     TaskModel,
 )
 from bertsmith.storage import read_json, replacing, sha256_of, write_json
@@ -51,6 +52,8 @@ FORMAT_VERSION = 1
 MODEL_FILES = ("config.json", "model.safetensors", *TOKENIZER_FILES, "README.md")
 FACTS_FILE = "bertsmith.json"
 
+LAST_TOKEN = "bert-left-to-right"  # the model_type of what `transformers` has no class for
+
 AnyModel = Bert | BertForPreTraining | TaskModel
 
 # Our classes and the published ones, for which a folder says what it holds.
@@ -62,6 +65,8 @@ ARCHITECTURES: dict[type[AnyModel], str] = {
     BertForAnswering: "BertForQuestionAnswering",
     BertForChoice: "BertForMultipleChoice",
 }
+# Published classes that read left to right where `is_decoder` says so, and agree with ours.
+_MAY_READ_LEFT_TO_RIGHT = ("BertModel", "BertForTokenClassification", "BertForQuestionAnswering")
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,8 @@ def _published_config(
     model: AnyModel, tokenizer: Tokenizer, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     published: dict[str, Any] = {"architectures": [_architecture(model)], "model_type": "bert"}
+    if model.config.is_decoder and isinstance(model, OnFirsts):
+        published["model_type"] = LAST_TOKEN
     published |= model.config.to_mapping()
     published |= {
         "pad_token_id": tokenizer.vocabulary.pad_id,
@@ -194,6 +201,8 @@ def _published_config(
 
 
 def _architecture(model: AnyModel) -> str:
+    if isinstance(model, BertForPreTraining) and model.config.is_decoder:
+        return "BertLMHeadModel"
     if isinstance(model, BertForPreTraining):
         return "BertForMaskedLM" if model.next is None else "BertForPreTraining"
     return ARCHITECTURES[type(model)]
@@ -201,10 +210,16 @@ def _architecture(model: AnyModel) -> str:
 
 def _config_of(published: Mapping[str, Any], where: Path) -> BertConfig:
     """Returns the encoder's settings; keys that do not change its answers are passed over."""
+    name = (published.get("architectures") or [None])[0]
+    directions: tuple[bool | None, ...] = (False, None)
+    if name == "BertLMHeadModel" or published.get("model_type") == LAST_TOKEN:
+        directions = (True,)
+    elif name in _MAY_READ_LEFT_TO_RIGHT:
+        directions = (False, None, True)
     expected = {
-        "model_type": ("bert", None),
+        "model_type": ("bert", None, LAST_TOKEN),
         "position_embedding_type": ("absolute", None),
-        "is_decoder": (False, None),
+        "is_decoder": directions,
         "add_cross_attention": (False, None),
     }
     for key, allowed in expected.items():
@@ -225,6 +240,8 @@ def _model_of(
     name = architectures[0]
     if name == "BertModel":
         return Bert(config, with_pooler=has_pooler(tensors)), {}
+    if name == "BertLMHeadModel":
+        return BertForPreTraining(config, next_sentence=False), {}
     if name in ("BertForPreTraining", "BertForMaskedLM"):
         # Published folders call themselves BertForMaskedLM and hold both heads.
         both = name == "BertForPreTraining" or has_next_sentence(tensors)
@@ -239,7 +256,8 @@ def _model_of(
         tagger = BertForTagging(config, len(labels), num_intents=len(intents))
         return tagger, {"task": "tag", "labels": labels} | ({"intents": intents} if intents else {})
     if name != "BertForSequenceClassification":
-        known = sorted({"BertForPreTraining", "BertForMaskedLM", *ARCHITECTURES.values()})
+        pretrained = {"BertForPreTraining", "BertForMaskedLM", "BertLMHeadModel"}
+        known = sorted({*pretrained, *ARCHITECTURES.values()})
         raise CheckpointError(
             f"{where}: architectures is {architectures!r}; expected one of {', '.join(known)}"
         )

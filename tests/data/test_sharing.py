@@ -97,5 +97,5 @@ def test_one_rank_reads_its_steps_in_their_order(
 
 def test_too_many_ranks_for_a_step_are_refused_before_the_first() -> None:
     check_share(Share(0, 4), 2, 1024, 128)
-    with pytest.raises(ConfigError, match="is 1023; expected at least 1024 for 4 ranks"):
+    with pytest.raises(ConfigError, match="1023 pieces; expected at least 1024 for 4 ranks"):
         check_share(Share(0, 4), 2, 1023, 128)

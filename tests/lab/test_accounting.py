@@ -95,3 +95,10 @@ def test_a_size_is_accounted_for_without_taking_its_memory() -> None:
 def test_an_unknown_size_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no size 'bass'; did you mean 'base'\?"):
         account("bass")
+
+
+def test_left_to_right_every_token_is_scored() -> None:
+    model = BertForPreTraining(dataclasses.replace(TINY, is_decoder=True), next_sentence=False)
+    assert flops_per_token(model, sequence_length=16) == flops_per_token(
+        model, sequence_length=16, masked_share=1.0
+    )

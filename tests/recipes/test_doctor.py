@@ -115,6 +115,17 @@ def test_a_label_that_training_lacks_is_an_error(tmp_path: Path) -> None:
     assert findings(result, "error")[0].startswith("dev.csv:2: 1 label of the dev rows ('prise')")
 
 
+def test_a_kind_of_tag_that_training_lacks_is_an_error(tmp_path: Path) -> None:
+    train, dev = tmp_path / "train.txt", tmp_path / "dev.txt"
+    train.write_text("ann B-PER\ngoes O\n\noslo B-LOC\n")
+    dev.write_text("ann I-PER\n\nto O\noslo B-LOK\n")
+    result = doctor(train, "tag", dev=dev)
+    assert not result["ok"]
+    assert findings(result, "error")[0].startswith(
+        "dev.txt:3: 1 kind of tag of the dev rows ('LOK')"
+    )
+
+
 def test_lengths_are_those_of_the_whole_texts(tmp_path: Path) -> None:
     encoder = write_encoder(tmp_path / "encoder")
     rows = [(f"{'film ' * length}one", LABELS[length % 2]) for length in range(1, 41)]

@@ -102,6 +102,17 @@ def test_settings_that_may_change_are_said_and_kept(tmp_path: Path) -> None:
     assert said == ["goes on with a changed setting: steps: 5 -> 9"]
 
 
+def test_a_setting_that_an_older_run_does_not_name_has_the_value_given_for_it(
+    tmp_path: Path,
+) -> None:
+    with open_run_folder(tmp_path / "run", resume=False) as folder:
+        folder.settle({"steps": 3}, may_change=(), say=silent)
+        now = {"steps": 3, "objective": "mlm"}
+        with pytest.raises(ConfigError, match="objective: 'mlm' -> 'lm'"):
+            folder.settle(now | {"objective": "lm"}, may_change=(), say=silent, unnamed=now)
+        folder.settle(now, may_change=(), say=silent, unnamed=now)
+
+
 def test_metrics_after_the_resumed_step_are_forgotten(tmp_path: Path) -> None:
     with open_run_folder(tmp_path, resume=True) as folder:
         rows = [{"step": step, "loss": 1 / step} for step in range(1, 8)]

@@ -45,6 +45,12 @@ class PretrainConfig(Settings):
         Help("directed: half of the heads begin by reading nearby"),
     ] = "published"
     tokens_per_batch: Annotated[int, Ge(8), Help("most pieces in one optimizer step")] = 4096
+    first_tokens_per_batch: Annotated[
+        int | None, Ge(8), Help("most pieces in the first step; grows to tokens_per_batch")
+    ] = None
+    batch_growth: Annotated[
+        Literal["linear", "doubling"], Help("how it grows over the run: evenly, or twofold at once")
+    ] = "linear"
     accumulate: Annotated[int, Ge(1), Help("parts in which a batch goes through the model")] = 1
     long_sequence_length: Annotated[int, Ge(8), Help("pieces in an example of the last phase")] = (
         512
@@ -72,6 +78,11 @@ class PretrainConfig(Settings):
             raise ConfigError("steps and budget are both given; choose one of them")
         if self.budget is not None:
             seconds_of(self.budget)
+        if self.first_tokens_per_batch and self.first_tokens_per_batch > self.tokens_per_batch:
+            raise ConfigError(
+                f"first_tokens_per_batch is {self.first_tokens_per_batch}; expected at most "
+                f"tokens_per_batch, {self.tokens_per_batch}, to which it grows"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 
-from bertsmith.data.examples import Example
 from bertsmith.errors import ConfigError
 
 
@@ -54,21 +53,18 @@ def check_share(share: Share, accumulate: int, tokens_per_batch: int, longest: i
     needed = share.ranks * accumulate
     if share.ranks > 1 and tokens_per_batch < needed * longest:
         raise ConfigError(
-            f"tokens_per_batch is {tokens_per_batch}; expected at least {needed * longest} for "
+            f"a step takes in {tokens_per_batch} pieces; expected at least {needed * longest} for "
             f"{share.ranks} ranks, accumulate {accumulate} and sequences of {longest} pieces"
         )
 
 
-def parts_of_share(
-    examples: Sequence[Example], share: Share, accumulate: int
-) -> list[list[Example]]:
-    """Returns the examples of one step that are this rank's, in `accumulate` parts.
+def numbers_of_share(lengths: Sequence[int], share: Share, accumulate: int) -> list[list[int]]:
+    """Returns the numbers of the sequences of one step that are this rank's, in `accumulate` parts.
 
-    Over all ranks they are the examples of the step, each once. Every part holds one or more.
+    Over all ranks they are the sequences of the step, each once. Every part holds one or more.
 
     Raises:
         ConfigError: the step has too few sequences.
     """
-    hands = deal([len(example) for example in examples], share.ranks * accumulate)
-    first = share.rank * accumulate
-    return [[examples[number] for number in hand] for hand in hands[first : first + accumulate]]
+    hands = deal(lengths, share.ranks * accumulate)
+    return hands[share.rank * accumulate : (share.rank + 1) * accumulate]

@@ -108,11 +108,14 @@ def flops_per_token(
 
     A product of [m, k] by [k, n] is 2*m*k*n. Each token reads `sequence_length` tokens. The
     masked-piece head runs on `masked_share` of the tokens (by default that of the published
-    examples) and the pooler on one token of each sequence. Backward costs twice forward.
+    examples, left to right on all) and the pooler on one token of each sequence. Backward costs
+    twice forward.
     """
     config = model.config
     hidden, inner = config.hidden_size, config.intermediate_size
-    share = ExamplesConfig().masked_lm_prob if masked_share is None else masked_share
+    share = masked_share
+    if share is None:
+        share = 1.0 if config.is_decoder else ExamplesConfig().masked_lm_prob
     block = 2 * (4 * hidden**2 + 2 * hidden * inner) + 4 * sequence_length * hidden
     encoder = model if isinstance(model, Bert) else model.encoder
     forward = float(config.num_hidden_layers * block)

@@ -86,9 +86,11 @@ class Bert(nn.Module):
     """The encoder: embeddings, blocks, and the pooler over each sequence's first token.
 
     In training mode every forward pass draws its dropout masks anew, from a number that it takes
-    from torch's default generator.
+    from torch's default generator. Where the settings say `is_decoder`, a token reads itself and
+    those before it, no others.
 
-    Source: Devlin et al. 2019, section 3; it agrees with `transformers.BertModel`.
+    Source: Devlin et al. 2019, section 3, and section 5.1 for left to right; it agrees with
+    `transformers.BertModel`.
     """
 
     def __init__(self, config: BertConfig, with_pooler: bool = True) -> None:
@@ -143,8 +145,14 @@ class Bert(nn.Module):
     ) -> Tensor:
         """Returns the state of each sequence's first token in the last block; see `forward`. [S, H]
 
-        It is what `forward` gives there, but the last block computes nothing for other tokens.
+        It is what `forward` gives there, but the last block computes nothing for other tokens. Left
+        to right a first token has read nothing: there it is the state of the last one, [SEP].
         """
+        if self.config.is_decoder:
+            hidden = self(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+            return hidden.index_select(
+                0, sequence_starts[1:].to(hidden.device).long() - 1
+            )  # [S, H]
         hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
         for block in self.blocks[:-1]:
             hidden = block(hidden, layout, noise)  # [T, H]
@@ -164,7 +172,7 @@ class Bert(nn.Module):
             _check_known("segment", segment_ids, self.config.type_vocab_size, "type_vocab_size")
             longest = self.config.max_position_embeddings
             _check_known("position", position_ids, longest, "max_position_embeddings")
-        layout = Layout.of(sequence_starts, piece_ids.device)
+        layout = Layout.of(sequence_starts, piece_ids.device, causal=self.config.is_decoder)
         noise = Noise.draw() if self.training else None
         parts = (layout.arrange(ids) for ids in (piece_ids, segment_ids, position_ids))
         return self.embeddings(*parts, noise), layout, noise

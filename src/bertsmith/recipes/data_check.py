@@ -57,7 +57,7 @@ def check_labelled(
 
     def see(rows: Rows) -> Seen:
         file = rows.examples[0].where.rpartition(":")[0] if rows.examples else ""
-        seen = Seen(file or "the rows", separator, counts_labels=name == "classify")
+        seen = Seen(file or "the rows", name, separator)
         for example in rows.examples:
             seen.add(example.where, EYES[name].view(example))
         return seen
@@ -175,7 +175,7 @@ def _rows(seen: Seen) -> Iterable[Finding]:
 
 
 def _labels(seen: Seen) -> Iterable[Finding]:
-    if not seen.labels:
+    if not seen.labels or seen.counted != "label":
         return
     ranked = seen.labels.most_common()
     shown = ", ".join(f"{label[:40]} ({count:,})" for label, count in ranked[:20])
@@ -263,10 +263,10 @@ def _unseen_labels(train: Seen, dev: Seen) -> Iterable[Finding]:
         shown = ", ".join(f"{label[:40]!r}" for label in unseen[:5])
         yield Finding(
             "error",
-            f"{len(unseen):,} label{_s(len(unseen))} of the dev rows ({shown}"
+            f"{len(unseen):,} {_labels_in_words(dev, len(unseen))} of the dev rows ({shown}"
             f"{', ..' if len(unseen) > 5 else ''}) do not occur in training",
             dev.first_of[unseen[0]],
-            "spell labels alike in both files, or drop those rows",
+            f"spell {_labels_in_words(dev, 2)} alike in both files, or drop those rows",
         )
 
 
@@ -289,6 +289,11 @@ def _shared(train: Seen, dev: Seen, dev_is_a_file: bool) -> Iterable[Finding]:
 
 def _rows_in_words(count: int) -> str:
     return f"{count:,} rows have" if count != 1 else "1 row has"
+
+
+def _labels_in_words(seen: Seen, count: int) -> str:
+    what, space, rest = str(seen.counted).partition(" ")
+    return f"{what}{_s(count)}{space}{rest}"
 
 
 def _s(count: int) -> str:

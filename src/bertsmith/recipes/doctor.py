@@ -112,7 +112,7 @@ class Patient:
         """Returns what is kept of a file's rows; what keeps it from being read is a finding."""
         name = self._kind.name
         separator = self._options.label_separator if self._options.multi_label else None
-        seen = Seen(str(path), separator, counts_labels=name == "classify")
+        seen = Seen(str(path), name, separator)
         source = None
         try:
             source = self._kind.read(path, self._columns, remembered, labelled=True)

@@ -35,6 +35,7 @@ from bertsmith.model.bert import begin_directed
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
+from bertsmith.recipes.growth import mean_tokens
 from bertsmith.recipes.prepare import prepare
 from bertsmith.recipes.pretraining_data import (
     StepStream,
@@ -63,6 +64,7 @@ from bertsmith.train.run_folder import RunFolder, open_run_folder
 MAY_CHANGE = frozenset(
     {
         *("steps", "budget", "learning_rate", "warmup", "tokens_per_batch", "accumulate"),
+        *("first_tokens_per_batch", "batch_growth"),
         *("checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_examples"),
         *("log_every", "threads", "workers", "rank_timeout", "shard_model"),
     }
@@ -87,6 +89,10 @@ class PretrainSettings:
         for stage in vars(self).values():
             table |= stage.to_mapping()
         return table
+
+    def defaults(self) -> PretrainSettings:
+        """Returns the same stages with nothing set: what runs had before a setting was there."""
+        return PretrainSettings(**{name: type(stage)() for name, stage in vars(self).items()})
 
 
 def paper_optimizer(config: PretrainConfig) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def pretrain(
     vocab: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Trains an encoder on masked pieces and next sentences in the run folder `out`.
+    """Trains an encoder on hidden or next pieces, and on pairs of texts, in the run folder `out`.
 
     `sources` is one folder that `prepare` wrote, or raw text. From raw text it first learns a
     vocabulary, unless `vocab` is the folder of one, and prepares a corpus in `out`. With `resume`
@@ -129,7 +135,8 @@ def pretrain(
         `steps`, `tokens`, `seconds` and `tokens_per_second` of all sittings; `mlm_loss`,
         `mlm_accuracy`, `nsp_loss`, `nsp_accuracy` and `unigram_loss` on the `split` that they were
         measured on: "held_out", or "train" (the last logged steps) where no text was set aside;
-        and the run folder `out`, whose `model` is the result.
+        and the run folder `out`, whose `model` is the result. Left to right it is `lm_...`, not
+        `mlm_...`; `nsp_...` is of the task on pairs, which may be `sop`, and absent without one.
 
     Raises:
         ConfigError: settings contradict each other, or those that the run was begun with.
@@ -140,7 +147,7 @@ def pretrain(
         StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
     """
     place = place_of_this_process()
-    _check_ranks(place, settings.ranks)
+    _check_ranks(place, settings)
     torch.set_num_threads(settings.run.threads or place.threads)
     keep_freed_memory()
     table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
@@ -152,7 +159,9 @@ def pretrain(
         folder = stack.enter_context(open_run_folder(out, resume=again))
         progress = stack.enter_context(ProgressLine())
         corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress)
-        folder.settle(table, may_change=MAY_CHANGE, say=progress.say)
+        folder.settle(
+            table, may_change=MAY_CHANGE, say=progress.say, unnamed=settings.defaults().to_mapping()
+        )
         model = _new_model(corpus, settings)
         run = Run(model, adamw(model, settings.optimizer))
         refuse_without_room_for_two(folder.path, run)
@@ -161,7 +170,7 @@ def pretrain(
         trained = first.begin(run, corpus, state, settings, lambda: _new_model(corpus, settings))
         evaluator = first.evaluator(_evaluator(corpus, tokenizer, settings, progress.say))
         stopwatch = Stopwatch(state.get("seconds", 0.0))
-        pace = first.pace(_pace(settings.run, corpus, stopwatch))
+        pace = first.pace(_pace(settings, corpus, stopwatch), settings.run)
         stream = stack.enter_context(
             _stream(trained, corpus, tokenizer, settings, pace, state, ranks)
         )
@@ -212,11 +221,17 @@ def _train(
     )
 
 
-def _check_ranks(place: Place, config: RanksConfig) -> None:
-    if config.shard_model and place.count == 1:
+def _check_ranks(place: Place, settings: PretrainSettings) -> None:
+    if settings.ranks.shard_model and place.count == 1:
         raise ConfigError(
             "shard_model is set, but this is the only rank; start several by torchrun, or give "
             "--no-shard-model"
+        )
+    changes = (settings.run.first_tokens_per_batch, settings.examples.final_masked_lm_prob)
+    if place.count > 1 and settings.run.budget is not None and changes != (None, None):
+        raise ConfigError(
+            "first_tokens_per_batch or final_masked_lm_prob is set with a budget, but clocks of "
+            "ranks differ and their steps must not; give steps, or leave these two out"
         )
 
 
@@ -228,7 +243,7 @@ def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
         tokenizer = corpus.read_tokenizer()
         run = other.join(settings, lambda: _new_model(corpus, settings))
         evaluator = _evaluator(corpus, tokenizer, settings, lambda _: None)
-        pace = other.pace(_pace(settings.run, corpus, Stopwatch()))
+        pace = other.pace(_pace(settings, corpus, Stopwatch()), settings.run)
         stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state, ranks))
         _train(run, stream, settings, pace, other.after_step(evaluator), ranks)
         other.obey()
@@ -328,9 +343,10 @@ def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining
         max_position_embeddings=max(longest, BertConfig.max_position_embeddings),
         hidden_dropout_prob=settings.run.dropout,
         attention_probs_dropout_prob=settings.run.dropout,
+        is_decoder=settings.examples.objective == "lm",
     )
     torch.manual_seed(settings.run.seed)
-    model = BertForPreTraining(config)
+    model = BertForPreTraining(config, next_sentence=settings.examples.sentence_task != "none")
     if settings.run.initialization == "directed":
         begin_directed(model.encoder)
     if settings.ranks.shard_model:
@@ -364,10 +380,12 @@ def _resume(
     return state
 
 
-def _pace(config: PretrainConfig, corpus: Corpus, stopwatch: Stopwatch) -> Pace:
+def _pace(settings: PretrainSettings, corpus: Corpus, stopwatch: Stopwatch) -> Pace:
+    config = settings.run
     if config.budget is not None:
         return by_time(seconds_of(config.budget), stopwatch)
-    one_epoch = max(1, round(corpus.total("train").pieces / config.tokens_per_batch))
+    tokens = mean_tokens(config, settings.examples)
+    one_epoch = max(1, round(corpus.total("train").pieces / tokens))
     return by_steps(config.steps or one_epoch)
 
 
@@ -391,7 +409,17 @@ def _stream(
         state=StreamState.from_mapping(state["stream"]) if state else StreamState(),
         device=next(run.model.parameters()).device,
         share=Share(ranks.rank, ranks.count),
+        pace=_pace_of_sizes(pace, settings, ranks),
+        step=run.step,
     )
+
+
+def _pace_of_sizes(pace: Pace, settings: PretrainSettings, ranks: Ranks) -> Pace:
+    """Returns the pace that sizes of steps go by, which each rank asks for some steps ahead.
+
+    By the clock, where ranks must agree on it at every step, no size changes.
+    """
+    return pace if ranks.count == 1 or settings.run.budget is None else lambda step: 0.0
 
 
 def _evaluator(
@@ -407,7 +435,9 @@ def _evaluator(
     if not batches:
         say("no text was set aside: results will be those of the training text itself")
         return None
-    return Evaluator(batches, unigram_loss(corpus, batches))
+    predicts_ends = settings.examples.objective == "lm"
+    sep_id = tokenizer.vocabulary.sep_id if predicts_ends else None
+    return Evaluator(batches, unigram_loss(corpus, batches, sep_id))
 
 
 def _command(folder: RunFolder, place: Place) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 from torch import nn
 
-from bertsmith.config import OptimizerConfig, RanksConfig
+from bertsmith.config import OptimizerConfig, PretrainConfig, RanksConfig
 from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
 from bertsmith.errors import DataError, MissingInputError
 from bertsmith.recipes.pretraining_watch import Evaluator
@@ -61,9 +61,10 @@ class _Rank:
     def __exit__(self, *reason: Any) -> None:
         self._own_requests.__exit__(*reason)
 
-    def pace(self, pace: Pace) -> Pace:
-        """Returns the pace that all ranks go by: the first one's, asked once a step."""
-        if self.ranks.count == 1:
+    def pace(self, pace: Pace, config: PretrainConfig) -> Pace:
+        """Returns the pace that all ranks go by: of clocks that of the first, read once a step."""
+        self._agreed_pace = pace
+        if self.ranks.count == 1 or config.budget is None:
             return pace
         known: dict[int, float] = {}
 

@@ -24,7 +24,8 @@ from bertsmith.train.pace import Pace, Stopwatch
 from bertsmith.train.run_folder import RunFolder
 from bertsmith.train.stopping import StopRequests
 
-_FIGURES = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
+# What a result tells of; without a task on pairs there is no `nsp_...`, left to right no `mlm_...`.
+_FIGURES = ("mlm_loss", "mlm_accuracy", "lm_loss", "lm_accuracy", "nsp_loss", "nsp_accuracy")
 
 
 @dataclass
@@ -130,14 +131,14 @@ class Watch:
         rows = self.folder.metrics()
         found = [row for row in rows if row["split"] == "held_out" and row["step"] == run.step]
         if found and self.folder.model.is_dir():  # a finished run that was resumed
-            figures = {name: found[-1][name] for name in (*_FIGURES, "unigram_loss")}
+            figures = _told(found[-1]) | {"unigram_loss": found[-1]["unigram_loss"]}
         else:
             figures = self.evaluate(run)
         self.save(run)
         split = "held_out" if figures else "train"
         if not figures:
             last = [row for row in rows if row["split"] == "train"][-1]
-            figures = {name: last[name] for name in _FIGURES}
+            figures = _told(last)
         return {
             "steps": run.step,
             "tokens": self._tokens,
@@ -195,8 +196,17 @@ class Watch:
         self.folder.log(row)
 
 
+def _told(row: Mapping[str, Any]) -> dict[str, float]:
+    """Returns those figures of a logged row that a result tells of."""
+    return {name: row[name] for name in _FIGURES if name in row}
+
+
 def _readable(figures: Mapping[str, float]) -> str:
-    return (
-        f"loss {figures['mlm_loss']:.3f}  mlm {figures['mlm_accuracy']:.1%}  "
-        f"nsp {figures['nsp_accuracy']:.1%}"
-    )
+    """Returns the loss on pieces and all accuracies that there are, in few words."""
+    loss = next(figures[name] for name in _FIGURES if name in figures)
+    accuracies = [
+        f"{name.removesuffix('_accuracy')} {figures[name]:.1%}"
+        for name in _FIGURES
+        if name.endswith("_accuracy") and name in figures
+    ]
+    return "  ".join([f"loss {loss:.3f}", *accuracies])

@@ -24,6 +24,8 @@ MOJIBAKE = re.compile(
     "|\u00db[\u00aa\u00cf\u00d2\u00d3\u00f7_]"
 )
 REPLACED = "\ufffd"
+# What is counted of the rows of a task, where what is wanted are labels, of which there are few.
+COUNTED = {"classify": "label", "tag": "kind of tag"}
 
 
 @dataclass
@@ -43,17 +45,17 @@ class Some:
 class Seen:
     """What is kept of the rows of one file: some 20 bytes a row."""
 
-    def __init__(self, name: str, separator: str | None = None, *, counts_labels: bool) -> None:
+    def __init__(self, name: str, task: str, separator: str | None = None) -> None:
         """Begins without rows.
 
         Args:
             name: of the file, for messages.
+            task: what is to be learnt from the rows.
             separator: between labels, where a row may have several.
-            counts_labels: whether what is wanted are labels, of which there are few.
         """
         self.name = name
+        self.counted = COUNTED.get(task)
         self._separator = separator
-        self._counts_labels = counts_labels
         self._texts = array("Q")  # a hash of each row's texts
         self._wanted = array("Q")  # a hash of what is wanted
         self._lines = array("L")  # of the file; 0 where the place is told otherwise
@@ -75,7 +77,7 @@ class Seen:
         self._wanted.append(_hash(view.wanted))
         line = where.rpartition(":")[2]
         self._lines.append(int(line) if line.isascii() and line.isdigit() else 0)
-        if self._counts_labels:
+        if self.counted:
             self._count_labels(row, where, view)
         if not all(text.strip() for text in view.texts):
             self.empty.add(row)

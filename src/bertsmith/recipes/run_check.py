@@ -16,7 +16,7 @@ from bertsmith.storage import read_json
 from bertsmith.train.sealed import verify_sealed
 
 SETTINGS, METRICS = "settings.json", "metrics.jsonl"
-LOSSES = ("loss", "mlm_loss")  # of a fine-tuning run, of a pre-training run
+LOSSES = ("loss", "mlm_loss", "lm_loss")  # of a fine-tuning run, of pre-training runs
 FEWEST_POINTS = 20  # with fewer losses nothing is said of their course
 STILL_FALLING = 0.03  # share by which the last quarter's mean loss lies below that of the third
 NOT_FALLEN = 0.02  # share by which a loss that has learnt nothing has fallen at most

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertsmith.tasks.forms import Features, Prediction
+from bertsmith.tasks.schemes import kinds_of
 from bertsmith.tasks.task import Task
 
 
@@ -20,7 +21,7 @@ class View:
 
     texts: tuple[str, ...]
     wanted: str  # empty where nothing is wanted
-    labels: tuple[str, ...] | None = None  # where each has a column of its own, those of the row
+    labels: tuple[str, ...] | None = None  # those of the row, where `wanted` does not spell them
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ def _choice_sides(example: Any, prediction: Prediction) -> tuple[str, str]:
 
 
 def _tagged_view(example: Any) -> View:
-    return View((" ".join(example.words),), " ".join(example.tags or ()))
+    tags = example.tags or ()
+    return View((" ".join(example.words),), " ".join(tags), kinds_of(tags))
 
 
 def _wrong_words(example: Any, prediction: Prediction) -> list[int]:

@@ -61,6 +61,12 @@ def split_tag(tag: str) -> tuple[str, str]:
     raise ValueError(tag)
 
 
+def kinds_of(tags: Sequence[str]) -> tuple[str, ...]:
+    """Returns the types that tags name, each once; tags of no scheme are their own types."""
+    kinds = {tag if not _is_of_a_scheme(tag) else split_tag(tag)[1] for tag in tags}
+    return tuple(sorted(kinds - {"", OUTSIDE}))
+
+
 def spans_of(tags: Sequence[str]) -> list[Span]:
     """Returns the entities that tags of any scheme spell, in their order.
 

@@ -41,16 +41,20 @@ class RunFolder:
         *,
         may_change: Collection[str],
         say: Callable[[str], None],
+        unnamed: Mapping[str, Any] | None = None,
     ) -> None:
         """Writes the settings, after comparing them with those that the run was begun with.
 
-        Settings in `may_change` may differ from then, which is said; the others may not.
+        Settings in `may_change` may differ from then, which is said; the others may not. A run that
+        was begun before there was a setting has the value that `unnamed` gives it.
 
         Raises:
             ConfigError: another setting differs; the message lists each with both values.
         """
         path = self.path / _SETTINGS
-        before = read_json(path) if path.exists() else dict(settings)
+        before = dict(settings)
+        if path.exists():
+            before = dict(unnamed or {}) | read_json(path)
         changes = {
             name: f"{name}: {before.get(name)!r} -> {settings.get(name)!r}"
             for name in sorted(before.keys() | settings.keys())
