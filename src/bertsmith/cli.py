@@ -26,6 +26,7 @@ from bertsmith.config import (
     OptimizerConfig,
     PrepareConfig,
     PretrainConfig,
+    RanksConfig,
     TaskConfig,
     VocabConfig,
     WatchConfig,
@@ -113,6 +114,7 @@ def pretrain(
         corpus=given.stage(CorpusConfig),
         prepare=given.stage(PrepareConfig),
         watch=given.stage(WatchConfig),
+        ranks=given.stage(RanksConfig),
     )
     return pretrain(data, out, settings, vocab=vocab, resume=resume)
 
@@ -334,7 +336,7 @@ COMMANDS = (
         pretrain,
         (
             *(PretrainConfig, ExamplesConfig, OptimizerConfig),
-            *(CorpusConfig, PrepareConfig, WatchConfig),
+            *(CorpusConfig, PrepareConfig, WatchConfig, RanksConfig),
         ),
     ),
     (report, ()),
@@ -361,7 +363,8 @@ def main(arguments: list[str] | None = None) -> int:
     except CycloptsError:
         return 2  # cyclopts has said what is wrong
     except BertsmithError as error:
-        _complain(f"bertsmith: {error}")
+        if not error.is_said:
+            _complain(f"bertsmith: {error}")
         return error.exit_code
     except BrokenPipeError:  # the reader of the result has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@
     │   └── CheckpointError 65  a checkpoint or model folder that does not verify
     ├── MissingInputError 66   a file, column, checkpoint or extra that is not there
     ├── SelfCheckError    70   the arithmetic of this installation is not what it must be
+    ├── RanksError        69   another rank of the run has gone, or does not answer
     ├── NotFiniteError    71   a loss or gradient became NaN or infinite
     ├── DivergedError     71   the loss rose to a multiple of its running median
     ├── FolderInUseError  73   the output folder belongs to another run, or holds something else
@@ -29,6 +30,7 @@ class BertsmithError(Exception):
     """Something that the user can mend; the message says where, what, and how."""
 
     exit_code = BUG_EXIT_CODE
+    is_said = False  # whether another rank of the run prints it
 
 
 class ConfigError(BertsmithError):
@@ -51,6 +53,12 @@ class MissingInputError(BertsmithError):
     """A file, a column, a checkpoint or an installed extra is not there."""
 
     exit_code = 66
+
+
+class RanksError(BertsmithError):
+    """Another rank of the run has gone, does not answer, or failed of what is no error of ours."""
+
+    exit_code = 69
 
 
 class NotFiniteError(BertsmithError):

@@ -36,6 +36,7 @@ from bertsmith.config.training import (
     FinetuneConfig,
     OptimizerConfig,
     PretrainConfig,
+    RanksConfig,
     seconds_of,
     weights_of,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "OptimizerConfig",
     "PrepareConfig",
     "PretrainConfig",
+    "RanksConfig",
     "SIZES",
     "Settings",
     "TaskConfig",

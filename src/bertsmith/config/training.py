@@ -130,6 +130,27 @@ class FinetuneConfig(Settings):
     threads: Annotated[int | None, Ge(1), Help("threads of torch; by default one per core")] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RanksConfig(Settings):
+    """How several ranks, started by torchrun, train together."""
+
+    rank_timeout: Annotated[
+        str, Help("how long a rank waits for one that does not answer, as in 90s, 10m")
+    ] = "10m"
+    shard_model: Annotated[bool, Help("keep only a part of the weights on each rank, by FSDP2")] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seconds_of(self.rank_timeout, "rank_timeout")
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Returns `rank_timeout` in seconds."""
+        return seconds_of(self.rank_timeout, "rank_timeout")
+
+
 def seconds_of(duration: str, setting: str = "budget") -> float:
     """Returns the seconds in a duration such as '90s', '30m', '1.5h' or '2d' of a setting.
 

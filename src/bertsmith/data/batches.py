@@ -21,6 +21,7 @@ from torch import Tensor
 from bertsmith.data.examples import Example
 from bertsmith.data.framing import Framed, check_budget
 from bertsmith.data.mixture import Examples
+from bertsmith.data.sharing import WHOLE, Share, numbers_of_share
 from bertsmith.errors import DataError
 
 Item = TypeVar("Item")
@@ -129,8 +130,9 @@ class Position:
 class Step:
     """The batches of one optimizer step, and where the next step goes on."""
 
-    parts: list[PackedBatch]
+    parts: list[PackedBatch]  # of this rank
     position: Position
+    num_tokens: int  # of all ranks
 
 
 @dataclass(frozen=True)
@@ -142,18 +144,25 @@ class StepSize:
 
 
 def read_steps(
-    examples: Examples, start: Position, *, tokens_per_batch: int, accumulate: int = 1
+    examples: Examples,
+    start: Position,
+    *,
+    tokens_per_batch: int,
+    accumulate: int = 1,
+    share: Share = WHOLE,
 ) -> Iterator[Step]:
     """Yields the steps from `start` on, epoch after epoch without end.
 
     A step takes examples in order while they stay within `tokens_per_batch`, in up to `accumulate`
-    parts of about equal size. What comes depends on `start` alone: resumed equals unbroken.
+    parts of about equal size. What comes depends on `start` alone: resumed equals unbroken. Of
+    several ranks each gets its `share` of the same step, in `accumulate` parts.
 
     Raises:
-        ConfigError: an example alone is longer than the budget.
+        ConfigError: an example alone is longer than the budget, or the ranks outnumber the examples
+            of a step.
     """
     sizes = repeat(StepSize(tokens_per_batch))
-    return read_sized_steps(examples, start, sizes, accumulate=accumulate)
+    return read_sized_steps(examples, start, sizes, accumulate=accumulate, share=share)
 
 
 def read_sized_steps(
@@ -162,6 +171,7 @@ def read_sized_steps(
     sizes: Iterable[StepSize],
     *,
     accumulate: int = 1,
+    share: Share = WHOLE,
 ) -> Iterator[Step]:
     """Yields a step for each of `sizes`, as `read_steps` does; a size is asked for as it is needed.
 
@@ -170,23 +180,29 @@ def read_sized_steps(
         DataError: an epoch has no example at all.
     """
     position = start
-    ahead: Example | None = None  # made for the step before, where it did not go in
-    share: float | None = None
+    ahead: int | None = None  # pieces of the example at `position`, where they have been counted
     for size in sizes:
-        if size.masked_share != share:
-            ahead, share = None, size.masked_share
-        taken: list[Example] = []
-        total = 0
+        taken: list[Position] = []
+        lengths: list[int] = []
         while True:
             if ahead is None:
-                ahead, position = _next(examples, position, share)
-            check_budget(len(ahead), size.tokens)
-            if total + len(ahead) > size.tokens:
+                ahead, position = _next(examples, position)
+            check_budget(ahead, size.tokens)
+            if sum(lengths) + ahead > size.tokens:
                 break
-            taken.append(ahead)
-            total += len(ahead)
+            taken.append(position)
+            lengths.append(ahead)
             ahead, position = None, replace(position, index=position.index + 1)
-        yield Step([pack(part) for part in _split(taken, accumulate)], position)
+        parts = [
+            pack(
+                [
+                    examples.example(taken[number].epoch, taken[number].index, size.masked_share)
+                    for number in numbers
+                ]
+            )
+            for numbers in _parts(lengths, accumulate, share)
+        ]
+        yield Step(parts, position, sum(lengths))
 
 
 def read_epoch(
@@ -211,12 +227,10 @@ def read_epoch(
         yield pack(taken)
 
 
-def _next(
-    examples: Examples, position: Position, masked_share: float | None
-) -> tuple[Example, Position]:
-    """Returns the example at `position`, or the first of the next epoch, and where it stands."""
+def _next(examples: Examples, position: Position) -> tuple[int, Position]:
+    """Returns how long the example at `position` is, or the first of the next epoch, and where."""
     try:
-        return examples.example(position.epoch, position.index, masked_share), position
+        return examples.length(position.epoch, position.index), position
     except IndexError:  # an epoch's end is found when reached: counting would plan all of it
         if position.index == 0:
             raise DataError(
@@ -224,17 +238,24 @@ def _next(
                 f"of texts; expected documents of two pieces or more"
             ) from None
         following = Position(position.epoch + 1, 0)
-        return examples.example(following.epoch, 0, masked_share), following
+        return examples.length(following.epoch, 0), following
 
 
-def _split(examples: list[Example], parts: int) -> Iterator[list[Example]]:
-    """Yields `examples` in up to `parts` runs of about as many tokens; none is empty."""
-    ends = np.cumsum([len(example) for example in examples])
+def _parts(lengths: list[int], accumulate: int, share: Share) -> Iterable[Sequence[int]]:
+    """Returns the numbers of the examples of each part of this rank's share of a step."""
+    if share.ranks == 1:
+        return _split(lengths, accumulate)
+    return numbers_of_share(lengths, share, accumulate)
+
+
+def _split(lengths: list[int], parts: int) -> Iterator[range]:
+    """Yields the numbers of `lengths` in up to `parts` runs of about as much; none is empty."""
+    ends = np.cumsum(lengths)
     borders = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="right")
     start = 0
-    for border in [*borders.tolist(), len(examples)]:
+    for border in [*borders.tolist(), len(lengths)]:
         if border > start:
-            yield examples[start:border]
+            yield range(start, border)
             start = border
 
 

@@ -25,7 +25,7 @@ Source: google-research/bert, `create_pretraining_data.py`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -151,6 +151,15 @@ class PretrainingExamples:
         shard, row = self._locate(epoch, index)
         return self._make(self._drawn(epoch), shard, row, masked_share)
 
+    def length(self, epoch: int, index: int) -> int:
+        """Returns how many pieces example `index` of `epoch` holds, without making it.
+
+        Raises:
+            IndexError: the epoch has no more examples.
+        """
+        shard, row = self._locate(epoch, index)
+        return _length(self._parts(self._plans(self._drawn(epoch), shard), row))
+
     # -------------------------------------------------------------------------- order
 
     def _drawn(self, epoch: int) -> int:
@@ -222,7 +231,7 @@ class PretrainingExamples:
     def _make(self, epoch: int, shard: int, row: int, masked_share: float | None) -> Example:
         plan = self._plans(epoch, shard)
         parts = self._parts(plan, row)
-        length = sum(part.size for part in parts) + len(parts) + 1
+        length = _length(parts)
         usual = self._num_masked(length, len(parts) + 1, self._config.masked_lm_prob)
         num_coins = sum(_words_for(part.lost) for part in parts)
         count, more = usual, 0
@@ -296,6 +305,10 @@ class PretrainingExamples:
             size = np.uint64(len(self._vocabulary.pieces))
             seen[random] = (drawn[random] >> _HALF_WORD) * size >> _HALF_WORD
         return seen
+
+
+def _length(parts: Sequence[_Part]) -> int:
+    return sum(part.size for part in parts) + len(parts) + 1  # [CLS], and a [SEP] for each
 
 
 def _words_for(coins: int) -> int:

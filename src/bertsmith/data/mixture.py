@@ -48,6 +48,9 @@ class Examples(Protocol):
     def example(self, epoch: int, index: int, masked_share: float | None = None) -> Example:
         """Returns example `index` of `epoch`; raises IndexError where it has no more."""
 
+    def length(self, epoch: int, index: int) -> int:
+        """Returns how many pieces that example has; raises IndexError where there is none."""
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -189,6 +192,20 @@ class MixedExamples:
         Raises:
             IndexError: the epoch has no more examples.
         """
+        place, own, number = self._found(epoch, index)
+        return self._examples[place].example(own, number, masked_share)
+
+    def length(self, epoch: int, index: int) -> int:
+        """Returns how many pieces example `index` of `epoch` has, without making it.
+
+        Raises:
+            IndexError: the epoch has no more examples.
+        """
+        place, own, number = self._found(epoch, index)
+        return self._examples[place].length(own, number)
+
+    def _found(self, epoch: int, index: int) -> tuple[int, int, int]:
+        """Returns the place of the corpus of example `index`, and the example's epoch and index."""
         place, number = self.source(epoch, index)
         ends = self._ends(epoch, place)
         turn = bisect_right(ends, number)
@@ -196,10 +213,12 @@ class MixedExamples:
             own = (epoch << _PASS_BITS) + turn
             begin = ends[turn - 1] if turn else 0
             try:
-                return self._examples[place].example(own, number - begin, masked_share)
+                self._examples[place].length(own, number - begin)
             except IndexError:  # a pass's end is found when reached
                 if place == self._longest:
                     raise
+            else:
+                return place, own, number - begin
             ends.append(begin + self._examples[place].count(own))
             if ends[-1] == begin:
                 raise DataError(f"corpus {place + 1} of the mixture gives no example")

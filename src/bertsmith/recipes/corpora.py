@@ -73,6 +73,11 @@ def open_prepared(
     return Mixture(tuple(corpora), tuple(float(corpus.total("train").pieces) for corpus in corpora))
 
 
+def places_of(corpus: Corpus | Mixture) -> list[Path]:
+    """Returns the folder of each corpus, as `open_prepared` takes them."""
+    return [part.path for part in (corpus.corpora if isinstance(corpus, Mixture) else (corpus,))]
+
+
 def refuse_weights(config: PretrainConfig, reason: str) -> None:
     """Raises ConfigError where weights are given and there is nothing to mix."""
     if config.weights is not None:

@@ -7,13 +7,12 @@ Source: Devlin et al. 2019, section 3.1 and appendix A.2; `run_pretraining.py`.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -24,6 +23,7 @@ from bertsmith.config import (
     OptimizerConfig,
     PrepareConfig,
     PretrainConfig,
+    RanksConfig,
     VocabConfig,
     WatchConfig,
     bert_of_size,
@@ -32,6 +32,7 @@ from bertsmith.config import (
 )
 from bertsmith.data.mixture import Mixture, epoch_pieces
 from bertsmith.data.shards import MANIFEST, Corpus
+from bertsmith.data.sharing import Share
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.model.bert import begin_directed
 from bertsmith.model.heads import BertForPreTraining
@@ -60,6 +61,7 @@ from bertsmith.recipes.pretraining_data import (
     unigram_entropy,
     unigram_loss,
 )
+from bertsmith.recipes.pretraining_ranks import FirstRank, OtherRank
 from bertsmith.recipes.pretraining_report import leave_report
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
 from bertsmith.recipes.utilisation import measured_flop_share
@@ -74,8 +76,8 @@ from bertsmith.train.checkpoint import (
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import Pace, Stopwatch, by_steps, by_time
+from bertsmith.train.ranks import Place, Ranks, join_ranks, place_of_this_process
 from bertsmith.train.run_folder import RunFolder, open_run_folder
-from bertsmith.train.stopping import StopRequests
 
 # What a resumed run may do otherwise than it began: how long, how fast, how often it reports.
 MAY_CHANGE = frozenset(
@@ -83,7 +85,7 @@ MAY_CHANGE = frozenset(
         *("steps", "budget", "learning_rate", "warmup", "tokens_per_batch", "accumulate"),
         *("first_tokens_per_batch", "batch_growth"),
         *("checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_examples"),
-        *("log_every", "threads", "workers", "skip_bad_shards"),
+        *("log_every", "threads", "workers", "skip_bad_shards", "rank_timeout", "shard_model"),
         *setting_names(WatchConfig),
     }
 )
@@ -101,6 +103,7 @@ class PretrainSettings:
     corpus: CorpusConfig
     prepare: PrepareConfig
     watch: WatchConfig = WatchConfig()
+    ranks: RanksConfig = RanksConfig()
 
     def to_mapping(self) -> dict[str, Any]:
         """Returns all settings in one table; their names are unique over the stages."""
@@ -147,6 +150,9 @@ def pretrain(
     there is none yet; stopped and resumed by steps, with as many threads, it ends with the weights
     of the unbroken run, bit for bit.
 
+    Started by torchrun, every rank calls it alike; they train on the same steps as one would, each
+    on its share. The first holds the run folder and gives the result; the others give nothing.
+
     Returns:
         `steps`, `tokens`, `seconds` and `tokens_per_second` of all sittings; `mlm_loss`,
         `mlm_accuracy`, `nsp_loss`, `nsp_accuracy` and `unigram_loss` on the `split` that they were
@@ -164,6 +170,7 @@ def pretrain(
         NotFiniteError: a loss or gradient became NaN or infinite.
         DivergedError: the loss jumped, and `stop_at_divergence` was asked for.
         SelfCheckError: new weights do not compute what they must.
+        RanksError: another rank has gone, or does not answer.
         StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
     """
     if vocab is not None and settings.run.vocab_size is not None:
@@ -172,11 +179,17 @@ def pretrain(
             f"a vocabulary that is there, or the size of one to learn"
         )
     require_sink(settings.watch.log_to)
-    torch.set_num_threads(settings.run.threads or os.cpu_count() or 1)
+    place = place_of_this_process()
+    _check_ranks(place, settings)
+    torch.set_num_threads(settings.run.threads or place.threads)
     keep_freed_memory()
     table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
     with ExitStack() as stack:
-        folder = stack.enter_context(open_run_folder(out, resume=resume))
+        ranks = stack.enter_context(join_ranks(place, settings.ranks.timeout_seconds))
+        if ranks.rank:
+            return _follow(ranks, settings)
+        again = resume or place.restarts > 0
+        folder = stack.enter_context(open_run_folder(out, resume=again))
         progress = stack.enter_context(ProgressLine())
         mirror = stack.enter_context(
             Mirror(settings.watch.log_to, folder.path, table, progress.say)
@@ -189,10 +202,14 @@ def pretrain(
         run = Run(model, adamw(model, settings.optimizer))
         refuse_without_room_for_two(folder.path, run)
         state = _resume(run, corpus, folder, progress.say)
-        evaluator = _evaluator(corpus, tokenizer, settings, progress.say)
+        first = stack.enter_context(FirstRank(ranks))
+        trained = first.begin(run, corpus, state, settings, lambda: _new_model(corpus, settings))
+        evaluator = first.evaluator(_evaluator(corpus, tokenizer, settings, progress.say))
         stopwatch = Stopwatch(state.get("seconds", 0.0))
-        pace = _pace(settings, corpus, stopwatch)
-        stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state))
+        pace = first.pace(_pace(settings, corpus, stopwatch), settings.run)
+        stream = stack.enter_context(
+            _stream(trained, corpus, tokenizer, settings, pace, state, ranks)
+        )
         watch = Watch(
             model,
             tokenizer,
@@ -209,8 +226,9 @@ def pretrain(
             pace=pace,
             stopwatch=stopwatch,
             progress=progress,
-            requests=stack.enter_context(StopRequests()),
-            how_to_go_on=_command(folder),
+            requests=first.requests,
+            how_to_go_on=_command(folder, place),
+            before_writing=first.gather,
             window=Window(**state.get("window", {})),
             step_seconds=state.get("step_seconds", 0.0),
             alarms=Alarms.after(folder.metrics(), settings.watch, settings.run),
@@ -226,20 +244,64 @@ def pretrain(
                 progress.say,
             )
         stack.callback(leave_report, folder.path, progress.say)
-        with explained_lack_of_memory(run, model, settings.run, _longest(settings)):
+        with explained_lack_of_memory(trained, model, settings.run, _longest(settings)):
             if run.step == 0:
-                first = stream.peek(CHECKED_STEPS)
-                watch.begin(run, check_start(model, first, settings.examples))
-            train(
-                run,
-                stream,
-                pace=pace,
-                schedule=warmup_then_decay(settings.optimizer),
-                max_gradient_norm=settings.optimizer.max_gradient_norm,
-                seed=settings.run.seed,
-                after_step=watch.after_step,
-            )
-            return watch.finish(run) | losses(corpus, settings.run)
+                ahead = stream.peek(CHECKED_STEPS)
+                watch.begin(run, check_start(model, ahead, settings.examples))
+            _train(trained, stream, settings, pace, first.after_step(watch.after_step), ranks)
+            with first.leading():
+                return watch.finish(run) | losses(corpus, settings.run)
+
+
+def _train(
+    run: Run,
+    stream: StepStream,
+    settings: PretrainSettings,
+    pace: Pace,
+    after_step: Callable[[Run, dict[str, float]], None],
+    ranks: Ranks,
+) -> None:
+    train(
+        run,
+        stream,
+        pace=pace,
+        schedule=warmup_then_decay(settings.optimizer),
+        max_gradient_norm=settings.optimizer.max_gradient_norm,
+        seed=settings.run.seed,
+        after_step=after_step,
+        ranks=ranks,
+    )
+
+
+def _check_ranks(place: Place, settings: PretrainSettings) -> None:
+    if settings.ranks.shard_model and place.count == 1:
+        raise ConfigError(
+            "shard_model is set, but this is the only rank; start several by torchrun, or give "
+            "--no-shard-model"
+        )
+    changes = (settings.run.first_tokens_per_batch, settings.examples.final_masked_lm_prob)
+    if place.count > 1 and settings.run.budget is not None and changes != (None, None):
+        raise ConfigError(
+            "first_tokens_per_batch or final_masked_lm_prob is set with a budget, but clocks of "
+            "ranks differ and their steps must not; give steps, or leave these two out"
+        )
+
+
+def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
+    """Trains beside the first rank, which does all the rest; returns nothing."""
+    with ExitStack() as stack:
+        other = stack.enter_context(OtherRank(ranks))
+        corpus, state = other.begin(settings.run)
+        tokenizer = corpus.read_tokenizer()
+        run = other.join(settings, lambda: _new_model(corpus, settings))
+        model = cast(BertForPreTraining, run.model)
+        evaluator = _evaluator(corpus, tokenizer, settings, lambda _: None)
+        pace = other.pace(_pace(settings, corpus, Stopwatch()), settings.run)
+        stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state, ranks))
+        with explained_lack_of_memory(run, model, settings.run, _longest(settings)):
+            _train(run, stream, settings, pace, other.after_step(evaluator), ranks)
+            other.obey()
+        return {}
 
 
 def _find_corpus(
@@ -339,6 +401,8 @@ def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> BertForP
     model = BertForPreTraining(config, next_sentence=settings.examples.sentence_task != "none")
     if settings.run.initialization == "directed":
         begin_directed(model.encoder)
+    if settings.ranks.shard_model:
+        return model  # whole in this machine's memory alone: devices hold their shards
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -388,6 +452,7 @@ def _stream(
     settings: PretrainSettings,
     pace: Pace,
     state: Mapping[str, Any],
+    ranks: Ranks,
 ) -> StepStream:
     last = len(phases(settings.run, settings.examples)) - 1
     turn = 1.0 - settings.run.long_sequence_share
@@ -399,9 +464,18 @@ def _stream(
         phase=lambda: last if pace(run.step) >= turn else 0,
         state=StreamState.from_mapping(state["stream"]) if state else StreamState(),
         device=next(run.model.parameters()).device,
-        pace=pace,
+        share=Share(ranks.rank, ranks.count),
+        pace=_pace_of_sizes(pace, settings, ranks),
         step=run.step,
     )
+
+
+def _pace_of_sizes(pace: Pace, settings: PretrainSettings, ranks: Ranks) -> Pace:
+    """Returns the pace that sizes of steps go by, which each rank asks for some steps ahead.
+
+    By the clock, where ranks must agree on it at every step, no size changes.
+    """
+    return pace if ranks.count == 1 or settings.run.budget is None else lambda step: 0.0
 
 
 def _evaluator(
@@ -425,6 +499,7 @@ def _evaluator(
     return Evaluator(batches, unigram_loss(corpus, batches, sep_id))
 
 
-def _command(folder: RunFolder) -> str:
+def _command(folder: RunFolder, place: Place) -> str:
     path = shlex.quote(str(folder.path))
-    return f"bertsmith pretrain --config {path}/settings.json --out {path} --resume"
+    start = "bertsmith" if place.count == 1 else "torchrun ... -m bertsmith"
+    return f"{start} pretrain --config {path}/settings.json --out {path} --resume"

@@ -25,6 +25,7 @@ from bertsmith.data.batches import (
 from bertsmith.data.examples import PretrainingExamples
 from bertsmith.data.mixture import Mixture, training_examples
 from bertsmith.data.shards import Corpus
+from bertsmith.data.sharing import WHOLE, Share, check_share
 from bertsmith.errors import ConfigError
 from bertsmith.recipes.growth import step_sizes
 from bertsmith.text.wordpiece import Vocabulary
@@ -88,6 +89,7 @@ class StepStream:
         device: torch.device,
         pace: Pace = lambda step: 0.0,
         step: int = 0,
+        share: Share = WHOLE,
     ) -> None:
         for each in phases(config, examples):
             if each.sequence_length > config.tokens_per_batch:
@@ -95,12 +97,15 @@ class StepStream:
                     f"tokens_per_batch is {config.tokens_per_batch}; expected at least the longest "
                     f"sequence's {each.sequence_length}"
                 )
+            check_share(share, config.accumulate, config.tokens_per_batch, each.sequence_length)
         first = config.first_tokens_per_batch
         if first is not None and first < examples.sequence_length:
             raise ConfigError(
                 f"first_tokens_per_batch is {first}; expected at least the sequence_length of "
                 f"{examples.sequence_length}"
             )
+        if first is not None:
+            check_share(share, config.accumulate, first, examples.sequence_length)
         self.state = state
         self._step = step
         self._pace = pace
@@ -108,6 +113,7 @@ class StepStream:
         self._phase = phase
         self._device = device
         self._phases = phases(config, examples)
+        self._share = share
         self._examples = [
             training_examples(corpus, vocabulary, each, seed=config.seed) for each in self._phases
         ]
@@ -132,7 +138,7 @@ class StepStream:
             self._steps = self._read()
         step = self._seen.popleft() if self._seen else next(self._steps)
         self._step += 1
-        tokens = self.state.tokens + sum(part.num_tokens for part in step.parts)
+        tokens = self.state.tokens + step.num_tokens
         self.state = replace(self.state, position=step.position, tokens=tokens)
         return [part.to(self._device).tensors() for part in step.parts]
 
@@ -150,6 +156,7 @@ class StepStream:
                 self.state.position,
                 step_sizes(self._config, self._phases[phase], self._pace, self._step),
                 accumulate=self._config.accumulate,
+                share=self._share,
             )
         )
 

@@ -87,6 +87,7 @@ class Watch:
     hidden: Sequence[HiddenWord] = ()  # words that the model guesses at each evaluation
     train_unigram_loss: float | None = None  # where no text was set aside
     flop_share: Callable[[float], float] | None = None  # tokens a second -> share of the peak
+    before_writing: Callable[[], None] = lambda: None  # puts all weights into `model`
     window: Window = field(default_factory=Window)
     step_seconds: float = 0.0  # spent in steps, over all sittings
 
@@ -126,6 +127,7 @@ class Watch:
     def evaluate(self, run: Run) -> dict[str, float]:
         """Writes the model folder; returns and logs the held-out figures, if text was set aside."""
         figures = self.evaluator.measure(self.model) if self.evaluator else {}
+        self.before_writing()
         facts = {**self.facts, "step": run.step, "scores": figures}
         save_model(self.folder.model, self.model, self.tokenizer, facts)
         if figures:
@@ -170,6 +172,7 @@ class Watch:
             "corpus": self.facts["corpus"],
             "tokenizer": self.facts["tokenizer"],
         }
+        self.before_writing()
         place = save_checkpoint(self.folder.checkpoints, run, state)
         purge_checkpoints(self.folder.checkpoints, self.config.keep_checkpoints)
         return place.name

@@ -45,6 +45,10 @@ class StopRequests:
         for asked, handler in self._before.items():
             signal.signal(asked, handler)
 
+    def ask_save(self) -> None:
+        """Asks for a save, as SIGUSR1 does."""
+        self._save = True
+
     def take_save(self) -> bool:
         """Returns whether a save was asked for since the last call."""
         asked, self._save = self._save, False
