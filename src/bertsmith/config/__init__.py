@@ -24,6 +24,10 @@ from bertsmith.config.labelled import (
     FeatureTaggerConfig,
     TaskConfig,
 )
+from bertsmith.config.modern import (
+    ModernBertConfig,
+    modern_of_size,
+)
 from bertsmith.config.settings import (
     Help,
     Settings,
@@ -37,15 +41,19 @@ from bertsmith.config.training import (
     seconds_of,
 )
 
+EncoderConfig = BertConfig | ModernBertConfig  # the shape of an encoder of either kind
+
 __all__ = [
     "BertConfig",
     "CasingConfig",
     "ColumnsConfig",
     "CorpusConfig",
+    "EncoderConfig",
     "ExamplesConfig",
     "FeatureTaggerConfig",
     "FinetuneConfig",
     "Help",
+    "ModernBertConfig",
     "OptimizerConfig",
     "PrepareConfig",
     "PretrainConfig",
@@ -54,6 +62,7 @@ __all__ = [
     "TaskConfig",
     "VocabConfig",
     "bert_of_size",
+    "modern_of_size",
     "read_settings_file",
     "seconds_of",
     "setting_names",

@@ -11,7 +11,7 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,20 @@ import torch
 from bertsmith.config import (
     BertConfig,
     CorpusConfig,
+    EncoderConfig,
     ExamplesConfig,
     OptimizerConfig,
     PrepareConfig,
     PretrainConfig,
     VocabConfig,
     bert_of_size,
+    modern_of_size,
     seconds_of,
 )
 from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.model.bert import begin_directed
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.bert import Bert, begin_directed
+from bertsmith.model.kinds import PretrainingModel, pretraining_model_of
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.prepare import prepare
@@ -265,19 +267,21 @@ def _usual_vocab_size(config: PretrainConfig) -> int:
     return 30_522 if bert_of_size(config.size).hidden_size > 512 else 8_192
 
 
-def _new_model(corpus: Corpus, settings: PretrainSettings) -> BertForPreTraining:
+def _new_model(corpus: Corpus, settings: PretrainSettings) -> PretrainingModel:
     """Returns a model of random weights, drawn from the run's seed."""
     longest = max(each.sequence_length for each in phases(settings.run, settings.examples))
-    config = bert_of_size(
+    is_modern = settings.run.architecture == "modern"
+    of_size: Callable[..., EncoderConfig] = modern_of_size if is_modern else bert_of_size
+    config = of_size(
         settings.run.size,
         vocab_size=corpus.vocab_size,
         max_position_embeddings=max(longest, BertConfig.max_position_embeddings),
-        hidden_dropout_prob=settings.run.dropout,
-        attention_probs_dropout_prob=settings.run.dropout,
     )
+    config = replace(config, **config.with_dropout(settings.run.dropout))  # type: ignore[arg-type]
     torch.manual_seed(settings.run.seed)
-    model = BertForPreTraining(config)
+    model = pretraining_model_of(config)
     if settings.run.initialization == "directed":
+        assert isinstance(model.encoder, Bert), "settings are refused where both are given"
         begin_directed(model.encoder)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -14,7 +14,7 @@ from bertsmith.config import PretrainConfig
 from bertsmith.data.batches import PackedBatch
 from bertsmith.errors import StoppedError
 from bertsmith.folder import save_model
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import PretrainingModel
 from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.pretraining_data import StepStream
 from bertsmith.text.wordpiece import Tokenizer
@@ -67,7 +67,7 @@ class Evaluator:
 class Watch:
     """Watches over one sitting of a run; `after_step` is the loop's hook."""
 
-    model: BertForPreTraining
+    model: PretrainingModel
     tokenizer: Tokenizer
     config: PretrainConfig
     facts: Mapping[str, Any]  # what the model folder remembers of the run
@@ -128,14 +128,14 @@ class Watch:
         rows = self.folder.metrics()
         found = [row for row in rows if row["split"] == "held_out" and row["step"] == run.step]
         if found and self.folder.model.is_dir():  # a finished run that was resumed
-            figures = {name: found[-1][name] for name in (*_FIGURES, "unigram_loss")}
+            figures = _figures(found[-1]) | {"unigram_loss": found[-1]["unigram_loss"]}
         else:
             figures = self.evaluate(run)
         self.save(run)
         split = "held_out" if figures else "train"
         if not figures:
             last = [row for row in rows if row["split"] == "train"][-1]
-            figures = {name: last[name] for name in _FIGURES}
+            figures = _figures(last)
         return {
             "steps": run.step,
             "tokens": self._tokens,
@@ -192,8 +192,11 @@ class Watch:
         self.folder.log(row)
 
 
+def _figures(row: Mapping[str, float]) -> dict[str, float]:
+    """Returns of a logged row the figures of the heads that the model has."""
+    return {name: row[name] for name in _FIGURES if name in row}
+
+
 def _readable(figures: Mapping[str, float]) -> str:
-    return (
-        f"loss {figures['mlm_loss']:.3f}  mlm {figures['mlm_accuracy']:.1%}  "
-        f"nsp {figures['nsp_accuracy']:.1%}"
-    )
+    line = f"loss {figures['mlm_loss']:.3f}  mlm {figures['mlm_accuracy']:.1%}"
+    return line + (f"  nsp {figures['nsp_accuracy']:.1%}" if "nsp_accuracy" in figures else "")
