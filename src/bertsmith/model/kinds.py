@@ -43,6 +43,14 @@ def pretraining_model_of(config: EncoderConfig) -> PretrainingModel:
     return ModernBertForPreTraining(config)
 
 
+def take_pooler(encoder: Encoder, other: Encoder) -> None:
+    """Gives an encoder the pooler of another of its kind, or none where that has none."""
+    if isinstance(encoder, Bert) and isinstance(other, Bert):
+        encoder.pooler = other.pooler
+    if isinstance(encoder, ModernBert) and isinstance(other, ModernBert):
+        encoder.pooler = other.pooler
+
+
 def draw_anew(part: nn.Module, config: EncoderConfig) -> None:
     """Draws new weights for blocks or a pooler of an encoder, as its kind begins."""
     if isinstance(config, BertConfig):

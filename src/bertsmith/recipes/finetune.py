@@ -27,7 +27,7 @@ from bertsmith.config import (
 )
 from bertsmith.errors import ConfigError
 from bertsmith.folder import Loaded, load_encoder
-from bertsmith.model.kinds import Encoder, draw_anew
+from bertsmith.model.kinds import Encoder, draw_anew, take_pooler
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine
@@ -210,7 +210,7 @@ def new_model(
         assert isinstance(loaded.model, Encoder), "load_encoder returns an encoder"
         # Pre-trained without next sentences, it learns to pool here; where nothing is pooled, not.
         if loaded.model.pooler is None or model.encoder.pooler is None:
-            loaded.model.register_module("pooler", model.encoder.pooler)
+            take_pooler(loaded.model, model.encoder)
         model.encoder = loaded.model
     if config.reinit_layers:
         new: list[nn.Module] = list(model.encoder.blocks[-config.reinit_layers :])
