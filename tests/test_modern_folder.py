@@ -23,7 +23,7 @@ from torch import nn
 
 from bertsmith import load
 from bertsmith.config import BertConfig, CasingConfig, ModernBertConfig
-from bertsmith.errors import CheckpointError
+from bertsmith.errors import CheckpointError, DataError
 from bertsmith.folder import load_encoder, load_model, save_model, write_tokenizer
 from bertsmith.model.modern import ModernBert
 from bertsmith.model.modern_heads import ModernBertForPreTraining
@@ -250,6 +250,18 @@ def test_an_encoder_for_fine_tuning_has_the_rate_of_dropout_that_is_asked_for(
     assert isinstance(config, ModernBertConfig)
     rates = (config.embedding_dropout, config.attention_dropout, config.mlp_dropout)
     assert rates == (0.25,) * 3 and config.head_dropout == 0.25
+
+
+def test_a_vocabulary_of_another_kind_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    save_model(tmp_path / "model", ModernBert(SMALL), tokenizer, {})
+    for name in ("bertsmith.json", "vocab.txt"):
+        (tmp_path / "model" / name).unlink()
+    path = tmp_path / "model" / "tokenizer.json"
+    table = json.loads(path.read_text())
+    table["model"]["type"] = "BPE"
+    path.write_text(json.dumps(table))
+    with pytest.raises(DataError, match="model.type is 'BPE'; expected 'WordPiece'"):
+        load_model(tmp_path / "model")
 
 
 def test_a_bert_folder_is_no_modern_one(tmp_path: Path, tokenizer: Tokenizer) -> None:

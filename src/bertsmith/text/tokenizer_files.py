@@ -110,6 +110,12 @@ def _fast_tokenizer(tokenizer: Tokenizer) -> Any:
 
 def _vocabulary_of(fast: Mapping[str, Any], where: Path) -> Vocabulary:
     model = fast.get("model")
+    kind = model.get("type", "WordPiece") if isinstance(model, dict) else None
+    if kind != "WordPiece":
+        raise DataError(
+            f"{where}: model.type is {kind!r}; expected 'WordPiece', the one kind of vocabulary "
+            f"that is read"
+        )
     ids = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
         raise DataError(f"{where}: model.vocab does not number WordPieces from 0 without gaps")
