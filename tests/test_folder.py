@@ -30,7 +30,6 @@ from bertsmith.errors import (
 )
 from bertsmith.folder import (
     MODEL_FILES,
-    AnyModel,
     load_encoder,
     load_model,
     save_model,
@@ -38,6 +37,7 @@ from bertsmith.folder import (
 )
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.published import AnyModel, encoder_in
 from bertsmith.model.task_heads import (
     BertForClassification,
     BertForRegression,
@@ -105,8 +105,7 @@ def test_a_model_comes_back_bit_for_bit(
     assert loaded.tokenizer.vocabulary.pieces == PIECES
     assert loaded.tokenizer.casing == tokenizer.casing
     assert facts.items() <= loaded.facts.items()
-    encoder = model if isinstance(model, Bert) else model.encoder
-    assert same_weights(load_encoder(tmp_path / "model").model, encoder)
+    assert same_weights(load_encoder(tmp_path / "model").model, encoder_in(model))
 
 
 @pytest.mark.parametrize("name", ["AutoModelForPreTraining", "AutoModelForMaskedLM"])
@@ -295,6 +294,7 @@ def test_an_installed_encoder_gives_the_states_that_transformers_gives() -> None
     assert loaded.tokenizer.casing == CasingConfig()
     assert len(loaded.tokenizer.vocabulary.pieces) == 30522
     theirs = transformers.AutoModel.from_pretrained(installed).eval()
+    assert isinstance(loaded.config, BertConfig)
     batch = packed([17, 4, 30], loaded.config)
     inputs = padded(batch)
     del inputs["labels"], inputs["next_sentence_label"]

@@ -32,8 +32,8 @@ from bertsmith.data.tables import open_table
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
-from bertsmith.model.bert import Bert
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import Encoder, PretrainingModel
+from bertsmith.model.published import encoder_in
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.answers import answer
@@ -71,9 +71,9 @@ class Model:
         self.max_length = int(loaded.facts.get("max_length", loaded.config.max_position_embeddings))
 
     @property
-    def encoder(self) -> Bert:
+    def encoder(self) -> Encoder:
         """Returns the encoder, whatever stands on it."""
-        return self._model if isinstance(self._model, Bert) else self._model.encoder
+        return encoder_in(self._model)
 
     # ------------------------------------------------------------------------------ fill-mask
 
@@ -84,7 +84,7 @@ class Model:
             ConfigError: the model has no head for masked pieces, or reads left to right.
             DataError: the text has no [MASK], or has one beyond the longest length.
         """
-        if not isinstance(self._model, BertForPreTraining):
+        if not isinstance(self._model, PretrainingModel):
             raise ConfigError(
                 f"{self.where}: has no head for masked pieces; expected a model that "
                 f"`bertsmith pretrain` wrote"

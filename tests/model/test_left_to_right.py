@@ -179,6 +179,7 @@ def test_a_text_is_told_by_its_last_token_which_has_read_all() -> None:
     changed["piece_ids"][4] = 1 + batch["piece_ids"][4] % 200
     with torch.no_grad():
         before, after = model.logits(**batch), model.logits(**changed)
+        assert isinstance(model.encoder, Bert)
         last = model.encoder(**batch)[[8, 14, 23]]
         torch.testing.assert_close(model.encoder.firsts(**batch), last)
     assert not torch.allclose(before[0], after[0])

@@ -14,6 +14,7 @@ import torch
 from tests.tiny import tiny_tokenizer, write_tiny_encoder
 
 from bertsmith.config import (
+    BertConfig,
     ColumnsConfig,
     FinetuneConfig,
     OptimizerConfig,
@@ -128,6 +129,7 @@ def test_dropout_is_that_of_the_run_and_not_that_of_pre_training(
     )
     finetune("classify", labelled, encoder, tmp_path / "run", config, FAST)
     best = load_model(tmp_path / "run/best")
+    assert isinstance(best.config, BertConfig)
     assert best.config.hidden_dropout_prob == dropout
     assert best.config.attention_probs_dropout_prob == dropout
     ids = torch.arange(5, 25)

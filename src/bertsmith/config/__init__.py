@@ -26,6 +26,10 @@ from bertsmith.config.labelled import (
     FeatureTaggerConfig,
     TaskConfig,
 )
+from bertsmith.config.modern import (
+    ModernBertConfig,
+    modern_of_size,
+)
 from bertsmith.config.settings import (
     Help,
     Settings,
@@ -42,17 +46,21 @@ from bertsmith.config.training import (
 )
 from bertsmith.config.watching import WatchConfig
 
+EncoderConfig = BertConfig | ModernBertConfig  # the shape of an encoder of either kind
+
 __all__ = [
     "BertConfig",
     "CasingConfig",
     "ColumnsConfig",
     "CorpusConfig",
+    "EncoderConfig",
     "EngineConfig",
     "ExamplesConfig",
     "FeatureTaggerConfig",
     "FilterConfig",
     "FinetuneConfig",
     "Help",
+    "ModernBertConfig",
     "OptimizerConfig",
     "PrepareConfig",
     "PretrainConfig",
@@ -63,6 +71,7 @@ __all__ = [
     "VocabConfig",
     "WatchConfig",
     "bert_of_size",
+    "modern_of_size",
     "read_settings_file",
     "seconds_of",
     "setting_names",

@@ -41,12 +41,37 @@ class BertConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"hidden_size {self.hidden_size} cannot be split over "
-                f"num_attention_heads {self.num_attention_heads}: "
-                f"choose a multiple, such as {self.num_attention_heads * 64}"
-            )
+        check_heads(self.hidden_size, self.num_attention_heads)
+
+    @property
+    def head_dropout(self) -> float:
+        """Returns the rate of dropout on what a task's layer reads."""
+        return self.hidden_dropout_prob
+
+    @property
+    def block_weights(self) -> int:
+        """Returns the number of weights in the matrices of one block."""
+        return 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
+
+    @property
+    def encoder_weights(self) -> int:
+        """Returns the number of weights in an encoder, its few biases and norms left out."""
+        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
+        return rows * self.hidden_size + self.num_hidden_layers * self.block_weights
+
+    def with_dropout(self, rate: float) -> dict[str, float]:
+        """Returns the settings that make every rate of dropout `rate`, by name."""
+        return {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
+
+
+def check_heads(hidden_size: int, num_attention_heads: int) -> None:
+    """Raises ConfigError where a width cannot be split evenly over heads."""
+    if hidden_size % num_attention_heads:
+        raise ConfigError(
+            f"hidden_size {hidden_size} cannot be split over "
+            f"num_attention_heads {num_attention_heads}: "
+            f"choose a multiple, such as {num_attention_heads * 64}"
+        )
 
 
 # Layers and width; heads are 64 wide and the feed-forward block is four times as wide.
@@ -69,6 +94,15 @@ def bert_of_size(size: str, **changes: Any) -> BertConfig:
     Raises:
         ConfigError: the size is neither a known name nor of that form.
     """
+    return BertConfig(**(shape_of_size(size) | changes))
+
+
+def shape_of_size(size: str) -> dict[str, Any]:
+    """Returns layers, width, heads and feed-forward width of a size, by their published names.
+
+    Raises:
+        ConfigError: the size is neither a known name nor of the form 'L6-H384-A12'.
+    """
     spelt = re.fullmatch(r"[Ll]([0-9]{1,4})-[Hh]([0-9]{1,6})(?:-[Aa]([0-9]{1,4}))?", size)
     if spelt:
         layers, hidden = int(spelt[1]), int(spelt[2])
@@ -81,10 +115,9 @@ def bert_of_size(size: str, **changes: Any) -> BertConfig:
             f"there is no size {size!r}{nearest(size, SIZES)}; "
             f"any other is spelt out, as in 'L6-H384-A12'"
         )
-    shape: dict[str, Any] = {
+    return {
         "num_hidden_layers": layers,
         "hidden_size": hidden,
         "num_attention_heads": heads,
         "intermediate_size": 4 * hidden,
     }
-    return BertConfig(**(shape | changes))

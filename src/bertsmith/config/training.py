@@ -39,6 +39,9 @@ class PretrainConfig(Settings):
     size: Annotated[str, Help("tiny mini small medium base large, or as in L6-H384-A12")] = "mini"
     steps: Annotated[int | None, Ge(1), Help("optimizer steps; by default one epoch")] = None
     budget: Annotated[str | None, Help("train for this long instead, as in 90s, 30m, 3h")] = None
+    architecture: Annotated[
+        Literal["bert", "modern"], Help("modern: rotary positions, local attention, gated blocks")
+    ] = "bert"
     dropout: Annotated[float, Ge(0), Lt(1), Help("of states and of attention weights")] = 0.1
     initialization: Annotated[
         Literal["published", "directed"],
@@ -92,6 +95,11 @@ class PretrainConfig(Settings):
             )
         if self.weights is not None:
             weights_of(self.weights)
+        if self.architecture == "modern" and self.initialization == "directed":
+            raise ConfigError(
+                "initialization is 'directed', which draws position embeddings, and architecture "
+                "'modern' has none; choose initialization 'published'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

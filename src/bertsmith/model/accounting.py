@@ -7,37 +7,37 @@ Letters, in formulas:  V vocabulary   H hidden size   L layers   A heads   F fee
 from __future__ import annotations
 
 import torch
+from torch import nn
 
-from bertsmith.config import BertConfig, ExamplesConfig
+from bertsmith.config import EncoderConfig, ExamplesConfig, ModernBertConfig
 from bertsmith.model.bert import Bert
-from bertsmith.model.heads import BertForPreTraining
-from bertsmith.model.task_heads import TaskModel
+from bertsmith.model.kinds import PretrainingModel, pretraining_model_of
+from bertsmith.model.published import AnyModel, encoder_in
 
-Counted = Bert | BertForPreTraining | TaskModel
 BYTES = 4  # of one number in fp32
 
 
-def on_paper(config: BertConfig) -> BertForPreTraining:
+def on_paper(config: EncoderConfig) -> PretrainingModel:
     """Returns a model with its pre-training heads that has shapes alone and takes no memory."""
     with torch.device("meta"):
-        return BertForPreTraining(config)
+        return pretraining_model_of(config)
 
 
-def count_parameters(model: Counted) -> dict[str, int]:
+def count_parameters(model: AnyModel) -> dict[str, int]:
     """Returns the number of parameters in each part of a model, its `encoder` and the `total`.
 
     `encoder` is embeddings, blocks and pooler, as sizes are usually quoted. The output weight of
     the masked-piece head is that of the piece embeddings, and is counted there.
     """
-    encoder = model if isinstance(model, Bert) else model.encoder
-    parts = {
-        "piece_embeddings": encoder.embeddings.pieces,
-        "position_embeddings": encoder.embeddings.positions,
-        "segment_embeddings": encoder.embeddings.segments,
-        "embedding_norm": encoder.embeddings.norm,
-        "blocks": encoder.blocks,
-        "pooler": encoder.pooler,
-    }
+    encoder = encoder_in(model)
+    parts: dict[str, nn.Module | None] = {"piece_embeddings": encoder.embeddings.pieces}
+    if isinstance(encoder, Bert):
+        parts["position_embeddings"] = encoder.embeddings.positions
+        parts["segment_embeddings"] = encoder.embeddings.segments
+    parts |= {"embedding_norm": encoder.embeddings.norm, "blocks": encoder.blocks}
+    if not isinstance(encoder, Bert):
+        parts["last_norm"] = encoder.norm
+    parts["pooler"] = encoder.pooler
     counts = {name: _count(part) for name, part in parts.items() if part is not None}
     counts["encoder"] = _count(encoder)
     counts["total"] = _count(model)
@@ -45,14 +45,16 @@ def count_parameters(model: Counted) -> dict[str, int]:
     return counts
 
 
-def parameters_by_formula(config: BertConfig) -> dict[str, int]:
+def parameters_by_formula(config: EncoderConfig) -> dict[str, int]:
     """Returns the parameters of the encoder by the paper's formula, and by name what it leaves out.
 
     The formula is V*H for the pieces and 12*L*H^2 for the blocks, with F = 4*H; `encoder` is the
-    sum and equals the count.
+    sum and equals the count. That of the modern encoder is 4*L*H^2 and 3*L*H*F for the blocks.
 
     Source: Devlin et al. 2019, section 3, on the sizes of BERT_BASE and BERT_LARGE.
     """
+    if isinstance(config, ModernBertConfig):
+        return _modern_formula(config)
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = config.intermediate_size
     parts = {
@@ -69,36 +71,56 @@ def parameters_by_formula(config: BertConfig) -> dict[str, int]:
     return parts | {"encoder": sum(parts.values())}
 
 
+def _modern_formula(config: ModernBertConfig) -> dict[str, int]:
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    inner, norm = config.intermediate_size, config.hidden_size * (1 + config.norm_bias)
+    parts = {
+        "pieces_VH": config.vocab_size * hidden,
+        "attention_4LHH": 4 * layers * hidden**2,
+        "feed_forward_3LHF": 3 * layers * hidden * inner,
+        "attention_biases": config.attention_bias * layers * 4 * hidden,
+        "feed_forward_biases": config.mlp_bias * layers * (2 * inner + hidden),
+        "block_norms": (2 * layers - 1) * norm,
+        "embedding_and_last_norm": 2 * norm,
+        "pooler": hidden**2 + config.classifier_bias * hidden + norm,
+    }
+    return parts | {"encoder": sum(parts.values())}
+
+
 def flops_per_token(
-    model: Counted,
+    model: AnyModel,
     *,
     sequence_length: int,
     masked_share: float | None = None,
 ) -> dict[str, float]:
     """Returns the floating-point operations in matrix products for one real token.
 
-    A product of [m, k] by [k, n] is 2*m*k*n. Each token reads `sequence_length` tokens. The
-    masked-piece head runs on `masked_share` of the tokens (by default that of the published
-    examples, left to right on all) and the pooler on one token of each sequence. Backward costs
-    twice forward.
+    A product of [m, k] by [k, n] is 2*m*k*n. Each token reads `sequence_length` tokens, or those in
+    its window. The masked-piece head runs on `masked_share` of the tokens (by default that of the
+    published examples, left to right on all) and the pooler on one token of each sequence. Backward
+    costs twice forward.
     """
     config = model.config
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden = config.hidden_size
     share = masked_share
     if share is None:
         share = 1.0 if config.is_decoder else ExamplesConfig().masked_lm_prob
-    block = 2 * (4 * hidden**2 + 2 * hidden * inner) + 4 * sequence_length * hidden
-    encoder = model if isinstance(model, Bert) else model.encoder
-    forward = float(config.num_hidden_layers * block)
-    if encoder.pooler is not None:
-        forward += 2 * hidden**2 / sequence_length
-    if isinstance(model, BertForPreTraining):
+    read = [sequence_length] * config.num_hidden_layers
+    if isinstance(config, ModernBertConfig):
+        windows = map(config.window_of, range(config.num_hidden_layers))
+        read = [sequence_length if w is None else min(sequence_length, 2 * w + 1) for w in windows]
+    forward = float(sum(2 * config.block_weights + 4 * tokens * hidden for tokens in read))
+    if isinstance(model, PretrainingModel):
         forward += share * 2 * (hidden**2 + hidden * config.vocab_size)
+    # The modern masked-piece head is the pooler, and is counted above.
+    is_counted = isinstance(model, PretrainingModel) and isinstance(config, ModernBertConfig)
+    if encoder_in(model).pooler is not None and not is_counted:
+        forward += 2 * hidden**2 / sequence_length
     return {"inference": forward, "training": 3 * forward}
 
 
 def memory_bytes(
-    model: Counted, *, sequence_length: int, tokens_per_batch: int = 4096
+    model: AnyModel, *, sequence_length: int, tokens_per_batch: int = 4096
 ) -> dict[str, int]:
     """Returns the memory that weights and states take in fp32, roughly.
 
@@ -109,13 +131,15 @@ def memory_bytes(
     config = model.config
     weights = _count(model) * BYTES
     hidden, inner = config.hidden_size, config.intermediate_size
+    if isinstance(config, ModernBertConfig):
+        inner *= 2  # what is gated, and its gate
     scores = config.num_attention_heads * sequence_length
     widest = BYTES * tokens_per_batch * (2 * hidden + max(inner, 3 * hidden + scores))
     # Kept: the input, q k v twice (as made, and by heads), the scores' three forms (softmax, mask),
     # context, two sums with their masks, two normalised states, and both sides of the GELU.
     kept = BYTES * tokens_per_batch * (13 * hidden + 2 * inner + 2 * scores)
     logits = 0
-    if isinstance(model, BertForPreTraining):
+    if isinstance(model, PretrainingModel):
         masked = int(tokens_per_batch * ExamplesConfig().masked_lm_prob)
         logits = BYTES * min(masked * config.vocab_size, 1 << 24) * 2
     return {
@@ -124,5 +148,5 @@ def memory_bytes(
     }
 
 
-def _count(module: torch.nn.Module) -> int:
+def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())

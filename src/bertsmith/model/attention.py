@@ -37,7 +37,7 @@ class Group:
     longest: int  # L
     padded: Tensor | None = None  # token of the group for each padded place; int64 [B * L]
     packed: Tensor | None = None  # padded place of each token of the group; int64 [P]
-    bias: Tensor | None = None  # 0 where a key may be read, else -inf; [B, 1, 1, L], causal [L, L]
+    bias: Tensor | None = None  # 0 where a key may be read, else -inf; [B, 1, 1 or L, L] or [L, L]
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def attend(
         assert noise is not None
         return _DroppedAttention.apply(qkv, layout, num_heads, dropout, noise)  # [T, H]
     if qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16):
-        return _flash(qkv, layout, num_heads)  # [T, H]
+        return flash(qkv, layout, num_heads)  # [T, H]
     contexts = []
     for group in layout.groups:
         query, key, value = _split(qkv, group, num_heads).unbind(2)  # each [B, L, N, D]
@@ -239,7 +239,12 @@ def attend(
     return torch.cat(contexts) if len(contexts) > 1 else contexts[0]  # [T, H]
 
 
-def _flash(qkv: Tensor, layout: Layout, num_heads: int) -> Tensor:
+def flash(qkv: Tensor, layout: Layout, num_heads: int, window: int = -1) -> Tensor:
+    """Returns what `attend` does, by torch's variable-length flash attention. [T, H]
+
+    It is for CUDA, 16 bits and no dropout. A token reads those at most `window` away, where that
+    is not -1.
+    """
     from torch.nn.attention.varlen import varlen_attn  # compiled for CUDA only
 
     query, key, value = qkv.unflatten(-1, (3, num_heads, -1)).unbind(1)  # each [T, N, D]
@@ -247,9 +252,9 @@ def _flash(qkv: Tensor, layout: Layout, num_heads: int) -> Tensor:
         F.pad(layout.starts.diff().sort(descending=True).values, (1, 0)), 0, dtype=torch.int32
     )
     longest = layout.longest
-    window = (-1, 0) if layout.causal else (-1, -1)  # tokens to the left and right; -1: all
+    after = 0 if layout.causal else window
     context = varlen_attn(  # [T, N, D]
-        query, key, value, starts, starts, longest, longest, window_size=window
+        query, key, value, starts, starts, longest, longest, window_size=(window, after)
     )
     assert isinstance(context, Tensor)  # a pair only where its second half is asked for
     return context.flatten(1)  # [T, H]

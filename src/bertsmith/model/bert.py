@@ -164,15 +164,31 @@ class Bert(nn.Module):
         assert self.pooler is not None, "this encoder was made without a pooler"
         return torch.tanh(self.pooler(firsts))  # [S, H]
 
+    def of_texts(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns the vector that stands for each sequence; see `forward`. [S, H]"""
+        return self.pool(  # [S, H]
+            self.firsts(piece_ids, segment_ids, position_ids, sequence_starts)
+        )
+
+    def of_texts_among(self, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
+        """Returns the same from the states of all tokens. [T, H], int32 [S + 1] -> [S, H]"""
+        return self.pool(first_states(hidden, sequence_starts))  # [S, H]
+
+    def of_tokens(self, hidden: Tensor) -> Tensor:
+        """Returns what a layer that labels tokens reads of their states: these. [M, H]"""
+        return hidden
+
     def begin(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> tuple[Tensor, Layout, Noise | None]:
         """Returns what blocks read: states in the layout's order [T, H], the layout, the noise."""
         if piece_ids.device.type == "cpu":  # elsewhere the check would wait for the device
-            _check_known("piece id", piece_ids, self.config.vocab_size, "vocab_size")
-            _check_known("segment", segment_ids, self.config.type_vocab_size, "type_vocab_size")
+            check_known("piece id", piece_ids, self.config.vocab_size, "vocab_size")
+            check_known("segment", segment_ids, self.config.type_vocab_size, "type_vocab_size")
             longest = self.config.max_position_embeddings
-            _check_known("position", position_ids, longest, "max_position_embeddings")
+            check_known("position", position_ids, longest, "max_position_embeddings")
         layout = Layout.of(sequence_starts, piece_ids.device, causal=self.config.is_decoder)
         noise = Noise.draw() if self.training else None
         parts = (layout.arrange(ids) for ids in (piece_ids, segment_ids, position_ids))
@@ -204,7 +220,7 @@ def initialize(module: nn.Module, deviation: float) -> None:
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.trunc_normal_(part.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
-        if isinstance(part, nn.Linear):
+        if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
 
 
@@ -238,7 +254,8 @@ def begin_directed(encoder: Bert) -> None:
             nn.init.normal_(block.attention.output.weight, std=width**-0.5)
 
 
-def _check_known(what: str, ids: Tensor, known: int, setting: str) -> None:
+def check_known(what: str, ids: Tensor, known: int, setting: str) -> None:
+    """Raises DataError where an id is not one of the `known` ones, which count from 0."""
     lowest, highest = ids.aminmax()
     if lowest < 0 or highest >= known:
         wrong = int(highest) if highest >= known else int(lowest)

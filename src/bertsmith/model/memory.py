@@ -11,30 +11,27 @@ import ctypes
 import os
 from pathlib import Path
 
-from bertsmith.config import BertConfig
+from bertsmith.config import EncoderConfig
 from bertsmith.errors import ConfigError
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
-def refuse_what_does_not_fit(config: BertConfig) -> None:
+def refuse_what_does_not_fit(config: EncoderConfig) -> None:
     """Checks, before any is taken, that the weights of an encoder fit into this machine's memory.
 
     Raises:
         ConfigError: they do not; the message gives both numbers.
     """
-    hidden, inner = config.hidden_size, config.intermediate_size
-    block = 4 * hidden**2 + 2 * hidden * inner
-    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
-    needed = 4 * (rows * hidden + config.num_hidden_layers * block)  # fp32; biases are few
+    needed = 4 * config.encoder_weights  # fp32
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ConfigError(
             f"the weights alone of an encoder of vocab_size {config.vocab_size}, hidden_size "
-            f"{hidden}, intermediate_size {inner} and num_hidden_layers "
-            f"{config.num_hidden_layers} take {needed / 1e9:,.0f} GB; this machine has "
-            f"{there / 1e9:,.0f} GB: choose a smaller size"
+            f"{config.hidden_size}, intermediate_size {config.intermediate_size} and "
+            f"num_hidden_layers {config.num_hidden_layers} take {needed / 1e9:,.0f} GB; this "
+            f"machine has {there / 1e9:,.0f} GB: choose a smaller size"
         )
 
 

@@ -1,11 +1,13 @@
 """Our parameter names and the published ones: one table, read in both directions, strict in both.
 
-The published names are those of `transformers`, which took them from the TensorFlow checkpoints.
+The published names are those of `transformers`, which took BERT's from the TensorFlow checkpoints.
+Each kind of encoder has a table: BERT's stands here, the modern one's in `modern_names.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +16,9 @@ from bertsmith.errors import CheckpointError
 
 # (ours, theirs); {i} runs over the blocks. Where several of theirs stand, ours is all of them, one
 # below the other.
-ENCODER: tuple[tuple[str, tuple[str, ...]], ...] = (
+Pairs = tuple[tuple[str, tuple[str, ...]], ...]
+
+ENCODER: Pairs = (
     ("embeddings.pieces.weight", ("embeddings.word_embeddings.weight",)),
     ("embeddings.positions.weight", ("embeddings.position_embeddings.weight",)),
     ("embeddings.segments.weight", ("embeddings.token_type_embeddings.weight",)),
@@ -55,7 +59,7 @@ ENCODER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pooler.weight", ("pooler.dense.weight",)),
     ("pooler.bias", ("pooler.dense.bias",)),
 )
-HEADS: tuple[tuple[str, tuple[str, ...]], ...] = (
+HEADS: Pairs = (
     ("masked.dense.weight", ("cls.predictions.transform.dense.weight",)),
     ("masked.dense.bias", ("cls.predictions.transform.dense.bias",)),
     ("masked.norm.weight", ("cls.predictions.transform.LayerNorm.weight",)),
@@ -81,25 +85,55 @@ IGNORED = frozenset({"bert.embeddings.position_ids"})
 OLD_ENDINGS = ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias"))
 
 
-def published_names(name: str) -> tuple[str, ...]:
-    """Returns the published names of one of our parameters, of a model or of a bare encoder.
+@dataclass(frozen=True)
+class NameTable:
+    """The names of one kind of encoder and of what stands on it."""
 
-    Those of a bare encoder have no `bert.` in front, as in the files of `transformers.BertModel`.
-    """
-    parts = name.split(".")
-    inside = parts[0] == "encoder"
-    short = parts[1:] if inside else parts
-    number = short[1] if short[0] == "blocks" else ""
-    key = ".".join(["blocks", "{i}", *short[2:]] if number else short)
-    theirs = dict(ENCODER + HEADS)[key]
-    return tuple(("bert." if inside else "") + their.format(i=number) for their in theirs)
+    prefix: str  # in front of the encoder's published names inside a model
+    encoder: Pairs  # ours without `encoder.`, theirs without the prefix
+    heads: Pairs  # whole names, but ours of an encoder's own without `encoder.`
+    copies: tuple[tuple[str, str], ...]
+    pooler: str  # the published name that tells whether there is one
+    ignored: frozenset[str] = frozenset()
+    old_endings: tuple[tuple[str, str], ...] = ()
+
+    def published(self, name: str, *, inside: bool) -> tuple[str, ...]:
+        """Returns the published names of one of our parameters, of a model or of a bare encoder.
+
+        Those of a bare encoder have no prefix, as in the files of `transformers.BertModel`, unless
+        it is to be called as it is `inside` a model.
+        """
+        in_model = name.startswith("encoder.")
+        short = name.removeprefix("encoder.").split(".")
+        number = short[1] if short[0] == "blocks" else ""
+        key = ".".join(["blocks", "{i}", *short[2:]] if number else short)
+        for ours, theirs in self.heads:
+            if ours == key:
+                return theirs
+        prefix = self.prefix if in_model or inside else ""
+        return tuple(prefix + their.format(i=number) for their in dict(self.encoder)[key])
+
+    def starts(self) -> tuple[str, ...]:
+        """Returns how the published names of a bare encoder start."""
+        return tuple({f"{theirs[0].split('.')[0]}." for _, theirs in self.encoder})
 
 
-def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+BERT = NameTable(
+    prefix="bert.",
+    encoder=ENCODER,
+    heads=HEADS,
+    copies=COPIES,
+    pooler="bert.pooler.dense.weight",
+    ignored=IGNORED,
+    old_endings=OLD_ENDINGS,
+)
+
+
+def to_published(state: Mapping[str, Tensor], table: NameTable = BERT) -> dict[str, Tensor]:
     """Returns the parameters of a model or an encoder under their published names."""
     tensors: dict[str, Tensor] = {}
     for ours, tensor in state.items():
-        names = published_names(ours)
+        names = table.published(ours, inside=False)
         tensors |= dict(zip(names, tensor.chunk(len(names)), strict=True))
     return tensors
 
@@ -110,6 +144,7 @@ def from_published(
     *,
     where: str,
     without_heads: bool = False,
+    table: NameTable = BERT,
 ) -> dict[str, Tensor]:
     """Returns published tensors under our names, for a model whose `state_dict` is `wanted`.
 
@@ -119,22 +154,20 @@ def from_published(
     Raises:
         CheckpointError: a tensor is missing, left over, or of another shape; the names are given.
     """
-    found = _current_names(tensors)
-    for copy, original in COPIES:
+    found = _current_names(tensors, table)
+    for copy, original in table.copies:
         if copy in found and original in found and not without_heads:
             if not torch.equal(found[copy], found[original]):
                 raise CheckpointError(
-                    f"{where}: {copy} differs from {original}; expected the tied weights of a BERT"
+                    f"{where}: {copy} differs from {original}; expected tied weights"
                 )
             found.pop(copy)
-    prefix = "" if any(name.startswith("encoder.") for name in wanted) else "bert."
-    needed = {
-        ours: tuple(prefix + name for name in published_names(ours)) for ours in wanted
-    }  # of a bare encoder, too, under the names that it has inside a model
+    # Those of a bare encoder, too, under the names that it has inside a model.
+    needed = {ours: table.published(ours, inside=True) for ours in wanted}
     known = {name for names in needed.values() for name in names}
     missing = sorted(known - found.keys())
     left_over = sorted(
-        name for name in found.keys() - known if name.startswith("bert.") or not without_heads
+        name for name in found.keys() - known if name.startswith(table.prefix) or not without_heads
     )
     if missing or left_over:
         raise CheckpointError(
@@ -155,26 +188,26 @@ def from_published(
     return result
 
 
-def has_pooler(tensors: Mapping[str, Tensor]) -> bool:
+def has_pooler(tensors: Mapping[str, Tensor], table: NameTable = BERT) -> bool:
     """Returns whether published tensors hold a pooler."""
-    return "bert.pooler.dense.weight" in _current_names(tensors)
+    return table.pooler in _current_names(tensors, table)
 
 
 def has_next_sentence(tensors: Mapping[str, Tensor]) -> bool:
     """Returns whether published tensors hold a next-sentence head."""
-    return "cls.seq_relationship.weight" in _current_names(tensors)
+    return "cls.seq_relationship.weight" in _current_names(tensors, BERT)
 
 
-def _current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns tensors by their newest names, each of the encoder with `bert.` in front."""
+def _current_names(tensors: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
+    """Returns tensors by their newest names, each of the encoder with the prefix in front."""
     found = {}
     for name, tensor in tensors.items():
-        for old, new in OLD_ENDINGS:
+        for old, new in table.old_endings:
             if name.endswith(old):
                 name = name.removesuffix(old) + new
-        if name.startswith(("embeddings.", "encoder.", "pooler.")):
-            name = "bert." + name
-        if name not in IGNORED:
+        if name.startswith(table.starts()):
+            name = table.prefix + name
+        if name not in table.ignored:
             found[name] = tensor
     return found
 

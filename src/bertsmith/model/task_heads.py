@@ -4,6 +4,9 @@ A trainable model's `forward` takes the tensors of one packed batch and returns 
 `counts` says how many things each was summed over. `logits` is what predictions are made of: a row
 for each sequence or, where `per_token`, for each token.
 
+Any kind of encoder can stand below. What lies between its states and a task's layer (a pooler, a
+prediction head) is the encoder's own, and so is its rate of dropout there.
+
 Shapes:  T tokens   S sequences   M labelled tokens   R rows of choices   H hidden size   C classes
          I intents
 """
@@ -16,28 +19,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bertsmith.config import BertConfig
+from bertsmith.config import EncoderConfig
 from bertsmith.errors import ConfigError
-from bertsmith.model.bert import Bert, first_states, initialize
 from bertsmith.model.dropout import Noise, drop
 from bertsmith.model.heads import class_loss
+from bertsmith.model.kinds import Encoder, encoder_of, encoder_of_tokens, new_task_layer
 
 
 class OnFirsts(nn.Module):
-    """The encoder with a layer on what its pooler makes of each sequence's first token.
+    """The encoder with a layer on the vector that it makes of each sequence.
 
-    Left to right it is the last one, which has read the others; see `Bert.firsts`.
+    Left to right that is of the last token, which has read the others; see `Bert.firsts`.
     """
 
     per_token: ClassVar[bool] = False
 
-    def __init__(self, config: BertConfig, num_outputs: int) -> None:
+    def __init__(self, config: EncoderConfig, num_outputs: int) -> None:
         """Draws new weights from torch's default generator."""
         super().__init__()
         self.config = config
-        self.encoder = Bert(config)
-        self.classifier = nn.Linear(config.hidden_size, num_outputs)
-        initialize(self.classifier, config.initializer_range)
+        self.encoder = encoder_of(config)
+        self.classifier = new_task_layer(config, num_outputs)
 
     def logits(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
@@ -47,10 +49,10 @@ class OnFirsts(nn.Module):
         Args:
             piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
         """
-        firsts = self.encoder.firsts(  # [S, H]
+        texts = self.encoder.of_texts(  # [S, H]
             piece_ids, segment_ids, position_ids, sequence_starts
         )
-        return self.classifier(_dropped(self.encoder, self.encoder.pool(firsts)))  # [S, C]
+        return self.classifier(_dropped(self.encoder, texts))  # [S, C]
 
 
 class BertForClassification(OnFirsts):
@@ -61,7 +63,12 @@ class BertForClassification(OnFirsts):
     """
 
     def __init__(
-        self, config: BertConfig, num_labels: int, *, several: bool = False, smoothing: float = 0.0
+        self,
+        config: EncoderConfig,
+        num_labels: int,
+        *,
+        several: bool = False,
+        smoothing: float = 0.0,
     ) -> None:
         """Draws new weights from torch's default generator.
 
@@ -125,7 +132,7 @@ class BertForRegression(OnFirsts):
     `transformers.BertForSequenceClassification` of one label.
     """
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config, 1)
 
     def forward(
@@ -165,7 +172,7 @@ class BertForTagging(nn.Module):
 
     per_token: ClassVar[bool] = True
 
-    def __init__(self, config: BertConfig, num_labels: int, *, num_intents: int = 0) -> None:
+    def __init__(self, config: EncoderConfig, num_labels: int, *, num_intents: int = 0) -> None:
         """Draws new weights from torch's default generator.
 
         Raises:
@@ -180,12 +187,9 @@ class BertForTagging(nn.Module):
         self.config = config
         self.num_labels = num_labels
         self.num_intents = num_intents
-        self.encoder = Bert(config, with_pooler=num_intents > 0)
-        self.classifier = nn.Linear(config.hidden_size, num_labels)
-        initialize(self.classifier, config.initializer_range)
-        self.intents = nn.Linear(config.hidden_size, num_intents) if num_intents else None
-        if self.intents is not None:
-            initialize(self.intents, config.initializer_range)
+        self.encoder = encoder_of_tokens(config, with_texts=num_intents > 0)
+        self.classifier = new_task_layer(config, num_labels)
+        self.intents = new_task_layer(config, num_intents) if num_intents else None
 
     def forward(
         self,
@@ -208,12 +212,12 @@ class BertForTagging(nn.Module):
             intent_labels: the intent of each sequence, where the model tells intents. int64 [S]
         """
         hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        states = _dropped(self.encoder, hidden.index_select(0, label_positions))  # [M, H]
-        loss, correct = class_loss(self.classifier(states), labels)
+        states = self.encoder.of_tokens(hidden.index_select(0, label_positions))  # [M, H]
+        loss, correct = class_loss(self.classifier(_dropped(self.encoder, states)), labels)
         sums = {"loss": loss, "accuracy": correct}
         if self.intents is not None:
             assert intent_labels is not None, "a model with intents is trained on them"
-            pooled = self.encoder.pool(first_states(hidden, sequence_starts))  # [S, H]
+            pooled = self.encoder.of_texts_among(hidden, sequence_starts)  # [S, H]
             scores = self.intents(_dropped(self.encoder, pooled))  # [S, I]
             intent_loss, intent_correct = class_loss(scores, intent_labels)
             sums |= {"intent_loss": intent_loss, "intent_accuracy": intent_correct}
@@ -236,10 +240,11 @@ class BertForTagging(nn.Module):
         With intents, those of its sequence stand behind them, the same for all its tokens. [T, C+I]
         """
         hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        scores = self.classifier(_dropped(self.encoder, hidden))  # [T, C]
+        states = self.encoder.of_tokens(hidden)  # [T, H]
+        scores = self.classifier(_dropped(self.encoder, states))  # [T, C]
         if self.intents is None:
             return scores
-        pooled = self.encoder.pool(first_states(hidden, sequence_starts))  # [S, H]
+        pooled = self.encoder.of_texts_among(hidden, sequence_starts)  # [S, H]
         of_texts = self.intents(_dropped(self.encoder, pooled))  # [S, I]
         lengths = sequence_starts.to(hidden.device).diff()  # [S]
         return torch.cat([scores, of_texts.repeat_interleave(lengths, dim=0)], dim=1)  # [T, C + I]
@@ -253,12 +258,11 @@ class BertForAnswering(nn.Module):
 
     per_token: ClassVar[bool] = True
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Bert(config, with_pooler=False)
-        self.spans = nn.Linear(config.hidden_size, 2)
-        initialize(self.spans, config.initializer_range)
+        self.encoder = encoder_of_tokens(config, with_texts=False)
+        self.spans = new_task_layer(config, 2)
 
     def forward(
         self,
@@ -296,9 +300,8 @@ class BertForAnswering(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
         """Returns for each token the scores of an answer's start and end. [T, 2]"""
-        return self.spans(  # [T, 2]
-            self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)
-        )
+        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        return self.spans(self.encoder.of_tokens(hidden))  # [T, 2]
 
 
 class BertForChoice(OnFirsts):
@@ -307,7 +310,7 @@ class BertForChoice(OnFirsts):
     Source: Devlin et al. 2019, section 4.4; it agrees with `transformers.BertForMultipleChoice`.
     """
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config, 1)
 
     def forward(
@@ -339,7 +342,7 @@ TaskModel = (
 )
 
 
-def _dropped(encoder: Bert, states: Tensor) -> Tensor:
+def _dropped(encoder: Encoder, states: Tensor) -> Tensor:
     """Returns states as a task's layer reads them: with dropout in training, of the same shape."""
     noise = Noise.draw() if encoder.training else None
-    return drop(states, encoder.config.hidden_dropout_prob, noise)
+    return drop(states, encoder.config.head_dropout, noise)

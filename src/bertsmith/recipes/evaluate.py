@@ -21,7 +21,7 @@ from bertsmith.data.examples import PretrainingExamples
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import PretrainingModel
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.prepare import prepare
@@ -46,7 +46,7 @@ def evaluate(
         DataError: the model was trained for neither, or the data does not hold what it must.
     """
     loaded = load_model(model)
-    if isinstance(loaded.model, BertForPreTraining):
+    if isinstance(loaded.model, PretrainingModel):
         return evaluate_text(model, data, corpus, examples)
     if isinstance(loaded.model, TaskModel):
         if len(data) != 1:

@@ -24,8 +24,8 @@ from torch import Tensor
 from bertsmith.config import FeatureTaggerConfig, FinetuneConfig, OptimizerConfig
 from bertsmith.data.framing import group_by_length
 from bertsmith.data.outputs import new_file
-from bertsmith.model.bert import Bert
 from bertsmith.model.bilstm import BiLstmTagger
+from bertsmith.model.kinds import Encoder
 from bertsmith.recipes.features import in_batches, parse_layers, states_of, write_array
 from bertsmith.recipes.rows import LabelledData, Rows, epoch_order
 from bertsmith.tasks.metrics import better
@@ -48,7 +48,7 @@ class FrozenRows:
     starts: NDArray[np.int64]  # where the pieces of each row begin, and the last end [rows + 1]
 
     @classmethod
-    def compute(cls, path: Path, rows: Rows, encoder: Bert) -> Self:
+    def compute(cls, path: Path, rows: Rows, encoder: Encoder) -> Self:
         """Lets the encoder read all rows once; `path` is an `.npy` that is written.
 
         Raises:
@@ -177,7 +177,7 @@ def evaluate_tagger(
     return scorer.scores()
 
 
-def freeze(data: LabelledData, encoder: Bert, folder: Path) -> tuple[FrozenRows, FrozenRows]:
+def freeze(data: LabelledData, encoder: Encoder, folder: Path) -> tuple[FrozenRows, FrozenRows]:
     """Returns the training and dev rows with the states of their pieces, written to `folder`."""
     return (
         FrozenRows.compute(folder / "train.npy", data.train, encoder),

@@ -37,7 +37,8 @@ from bertsmith.data.outputs import check_suffix, new_file
 from bertsmith.data.tables import open_table
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import load_model
-from bertsmith.model.bert import Bert
+from bertsmith.model.kinds import Encoder
+from bertsmith.model.published import encoder_in
 from bertsmith.tasks.labelled import read_examples
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode
 from bertsmith.text.wordpiece import Vocabulary
@@ -69,7 +70,7 @@ def parse_layers(chosen: str, num_layers: int) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def states_of(model: Bert, rows: Sequence[Framed], layers: Sequence[int]) -> NDArray[np.float32]:
+def states_of(model: Encoder, rows: Sequence[Framed], layers: Sequence[int]) -> NDArray[np.float32]:
     """Returns the states of chosen layers for texts end to end. [T, layers, H]"""
     batch = pack_texts(rows).to(model.embeddings.pieces.weight.device)
     with torch.inference_mode():
@@ -95,7 +96,7 @@ def write_features(
     check_suffix(out, ".npz", ".npy")
     started = time.monotonic()
     loaded = load_model(model)
-    encoder = loaded.model if isinstance(loaded.model, Bert) else loaded.model.encoder
+    encoder = encoder_in(loaded.model)
     chosen = parse_layers(layers, loaded.config.num_hidden_layers)
     columns = columns or ColumnsConfig()
     if columns.glue:

@@ -17,7 +17,7 @@ from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.framing import frame
 from bertsmith.data.mixture import Mixture
 from bertsmith.data.shards import Corpus
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import PretrainingModel
 from bertsmith.text.wordpiece import Tokenizer
 
 SENTENCES = 3
@@ -60,7 +60,7 @@ def hidden_words(corpus: Corpus | Mixture, tokenizer: Tokenizer, longest: int) -
 
 
 def fill(
-    model: BertForPreTraining, hidden: Sequence[HiddenWord], tokenizer: Tokenizer
+    model: PretrainingModel, hidden: Sequence[HiddenWord], tokenizer: Tokenizer
 ) -> list[dict[str, Any]]:
     """Returns of each sentence its `text`, the `word` hidden, the likeliest `pieces` and `shares`.
 

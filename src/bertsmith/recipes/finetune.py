@@ -19,6 +19,7 @@ from torch import nn
 from bertsmith.config import (
     BertConfig,
     ColumnsConfig,
+    EncoderConfig,
     FinetuneConfig,
     OptimizerConfig,
     TaskConfig,
@@ -26,7 +27,7 @@ from bertsmith.config import (
 )
 from bertsmith.errors import ConfigError
 from bertsmith.folder import Loaded, load_encoder
-from bertsmith.model.bert import Bert, initialize
+from bertsmith.model.kinds import Encoder, draw_anew, take_pooler
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine
@@ -206,20 +207,17 @@ def new_model(
     torch.manual_seed(seed)
     model = data.task.head(loaded.config)
     if not random_weights:
-        assert isinstance(loaded.model, Bert), "load_encoder returns an encoder"
+        assert isinstance(loaded.model, Encoder), "load_encoder returns an encoder"
         # Pre-trained without next sentences, it learns to pool here; where nothing is pooled, not.
         if loaded.model.pooler is None or model.encoder.pooler is None:
-            loaded.model.pooler = model.encoder.pooler
+            take_pooler(loaded.model, model.encoder)
         model.encoder = loaded.model
     if config.reinit_layers:
         new: list[nn.Module] = list(model.encoder.blocks[-config.reinit_layers :])
         if model.encoder.pooler is not None:
             new.append(model.encoder.pooler)
         for part in new:
-            initialize(part, loaded.config.initializer_range)
-            for norm in part.modules():
-                if isinstance(norm, nn.LayerNorm):
-                    norm.reset_parameters()
+            draw_anew(part, loaded.config)
     model.encoder.requires_grad_(not config.freeze_encoder)
     return model
 
@@ -239,7 +237,7 @@ def rate_scales(model: TaskModel, config: FinetuneConfig) -> dict[str, float]:
     return scales
 
 
-def _check_fit(config: FinetuneConfig, encoder: BertConfig, model: Path) -> None:
+def _check_fit(config: FinetuneConfig, encoder: EncoderConfig, model: Path) -> None:
     if config.max_length > encoder.max_position_embeddings:
         raise ConfigError(
             f"max_length is {config.max_length}, but {model} reads at most "
@@ -252,7 +250,9 @@ def _check_fit(config: FinetuneConfig, encoder: BertConfig, model: Path) -> None
         )
 
 
-def _check_segments(data: LabelledData, encoder: BertConfig, model: Path) -> None:
+def _check_segments(data: LabelledData, encoder: EncoderConfig, model: Path) -> None:
+    if not isinstance(encoder, BertConfig):
+        return  # it reads pairs without segments
     highest = max(
         (int(part.segment_ids[-1]) for row in data.train.features for part in row.sequences),
         default=0,

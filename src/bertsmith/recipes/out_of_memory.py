@@ -13,7 +13,7 @@ import torch
 from bertsmith.config import PretrainConfig
 from bertsmith.errors import ConfigError
 from bertsmith.model.accounting import memory_bytes
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import PretrainingModel
 from bertsmith.model.memory import available_bytes
 from bertsmith.train.loop import Run
 
@@ -23,7 +23,7 @@ SIGNS = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "o
 
 @contextmanager
 def explained_lack_of_memory(
-    run: Run, model: BertForPreTraining, config: PretrainConfig, sequence_length: int
+    run: Run, model: PretrainingModel, config: PretrainConfig, sequence_length: int
 ) -> Iterator[None]:
     """Turns a lack of memory in its body into an error that says what to change.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ import torch
 from bertsmith.config import (
     BertConfig,
     CorpusConfig,
+    EncoderConfig,
     ExamplesConfig,
     OptimizerConfig,
     PrepareConfig,
@@ -27,6 +28,7 @@ from bertsmith.config import (
     VocabConfig,
     WatchConfig,
     bert_of_size,
+    modern_of_size,
     seconds_of,
     setting_names,
 )
@@ -34,8 +36,8 @@ from bertsmith.data.mixture import Mixture, epoch_pieces
 from bertsmith.data.shards import MANIFEST, Corpus
 from bertsmith.data.sharing import Share
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.model.bert import begin_directed
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.bert import Bert, begin_directed
+from bertsmith.model.kinds import PretrainingModel, pretraining_model_of
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.corpora import (
@@ -178,6 +180,7 @@ def pretrain(
             f"vocab is {vocab} and vocab_size is {settings.run.vocab_size}; expected one of them: "
             f"a vocabulary that is there, or the size of one to learn"
         )
+    _refuse_what_modern_lacks(settings)
     require_sink(settings.watch.log_to)
     place = place_of_this_process()
     _check_ranks(place, settings)
@@ -273,6 +276,18 @@ def _train(
     )
 
 
+def _refuse_what_modern_lacks(settings: PretrainSettings) -> None:
+    examples = settings.examples
+    if settings.run.architecture == "modern" and (
+        examples.sentence_task != "none" or examples.objective != "mlm"
+    ):
+        raise ConfigError(
+            f"architecture is 'modern' with sentence_task {examples.sentence_task!r} and objective "
+            f"{examples.objective!r}; expected --sentence-task none and --objective mlm: that kind "
+            f"of encoder predicts hidden pieces alone"
+        )
+
+
 def _check_ranks(place: Place, settings: PretrainSettings) -> None:
     if settings.ranks.shard_model and place.count == 1:
         raise ConfigError(
@@ -294,7 +309,7 @@ def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
         corpus, state = other.begin(settings.run)
         tokenizer = corpus.read_tokenizer()
         run = other.join(settings, lambda: _new_model(corpus, settings))
-        model = cast(BertForPreTraining, run.model)
+        model = cast(PretrainingModel, run.model)
         evaluator = _evaluator(corpus, tokenizer, settings, lambda _: None)
         pace = other.pace(_pace(settings, corpus, Stopwatch()), settings.run)
         stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state, ranks))
@@ -386,20 +401,24 @@ def _usual_vocab_size(config: PretrainConfig) -> int:
     return 30_522 if bert_of_size(config.size).hidden_size > 512 else 8_192
 
 
-def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> BertForPreTraining:
+def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> PretrainingModel:
     """Returns a model of random weights, drawn from the run's seed."""
     longest = _longest(settings)
-    config = bert_of_size(
+    is_modern = settings.run.architecture == "modern"
+    of_size: Callable[..., EncoderConfig] = modern_of_size if is_modern else bert_of_size
+    config = of_size(
         settings.run.size,
         vocab_size=corpus.vocab_size,
         max_position_embeddings=max(longest, BertConfig.max_position_embeddings),
-        hidden_dropout_prob=settings.run.dropout,
-        attention_probs_dropout_prob=settings.run.dropout,
-        is_decoder=settings.examples.objective == "lm",
     )
+    config = replace(config, **config.with_dropout(settings.run.dropout))  # type: ignore[arg-type]
+    if isinstance(config, BertConfig):
+        config = replace(config, is_decoder=settings.examples.objective == "lm")
     torch.manual_seed(settings.run.seed)
-    model = BertForPreTraining(config, next_sentence=settings.examples.sentence_task != "none")
+    has_pairs = settings.examples.sentence_task != "none"
+    model = pretraining_model_of(config, next_sentence=has_pairs)
     if settings.run.initialization == "directed":
+        assert isinstance(model.encoder, Bert), "settings are refused where both are given"
         begin_directed(model.encoder)
     if settings.ranks.shard_model:
         return model  # whole in this machine's memory alone: devices hold their shards

@@ -16,10 +16,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bertsmith.config import BertConfig, ExamplesConfig
+from bertsmith.config import EncoderConfig, ExamplesConfig
 from bertsmith.data.batches import PackedBatch
 from bertsmith.errors import DataError, SelfCheckError
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import PretrainingModel
 from bertsmith.recipes.pretraining_alarms import piece_loss
 from bertsmith.train.loop import accumulate, evaluate
 
@@ -36,7 +36,7 @@ _MEND = "install torch in the version that the tests run with, and if it stays s
 
 
 def check_start(
-    model: BertForPreTraining, batches: Sequence[PackedBatch], config: ExamplesConfig
+    model: PretrainingModel, batches: Sequence[PackedBatch], config: ExamplesConfig
 ) -> dict[str, float]:
     """Returns what was measured of new weights and of a run's first examples, all as it must be.
 
@@ -99,7 +99,7 @@ def check_pairs(batches: Sequence[PackedBatch], config: ExamplesConfig) -> dict[
     return {"examples": count, "random_next": share}
 
 
-def check_loss(model: BertForPreTraining, few: Sequence[PackedBatch]) -> dict[str, float]:
+def check_loss(model: PretrainingModel, few: Sequence[PackedBatch]) -> dict[str, float]:
     """Returns the loss on the pieces to predict, `new_loss`, and the `expected_loss`.
 
     Raises:
@@ -117,7 +117,7 @@ def check_loss(model: BertForPreTraining, few: Sequence[PackedBatch]) -> dict[st
     return {"new_loss": found, "expected_loss": expected}
 
 
-def loss_of_new_weights(config: BertConfig, kinds: int) -> tuple[float, float]:
+def loss_of_new_weights(config: EncoderConfig, kinds: int) -> tuple[float, float]:
     """Returns the loss that new weights have on masked pieces, and how far chance may take it.
 
     States are normalised, so a piece's score is a sum of H products of a number of size 1 and a
@@ -129,7 +129,7 @@ def loss_of_new_weights(config: BertConfig, kinds: int) -> tuple[float, float]:
     return expected, LOSS_MARGIN + CHANCE * math.sqrt(variance / max(kinds, 1))
 
 
-def check_packing(model: BertForPreTraining, few: Sequence[PackedBatch]) -> float:
+def check_packing(model: PretrainingModel, few: Sequence[PackedBatch]) -> float:
     """Returns how far the states of packed sequences are from those of each one by itself.
 
     Raises:
@@ -148,7 +148,7 @@ def check_packing(model: BertForPreTraining, few: Sequence[PackedBatch]) -> floa
     return difference
 
 
-def check_gradients(model: BertForPreTraining, few: Sequence[PackedBatch]) -> float:
+def check_gradients(model: PretrainingModel, few: Sequence[PackedBatch]) -> float:
     """Returns how far the gradient of a whole batch is from that of its parts, as a share of it.
 
     The parts have different numbers of tokens. Gradients are left behind.
@@ -238,12 +238,12 @@ def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(there) if there else None
 
 
-def _states(model: BertForPreTraining, batch: PackedBatch) -> Tensor:
+def _states(model: PretrainingModel, batch: PackedBatch) -> Tensor:
     return model.encoder(  # [T, H]
         batch.piece_ids, batch.segment_ids, batch.position_ids, batch.sequence_starts
     )
 
 
-def _gradient_norm(model: BertForPreTraining) -> float:
+def _gradient_norm(model: PretrainingModel) -> float:
     norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
     return torch.stack(norms).norm().item()

@@ -14,7 +14,7 @@ from bertsmith.config import PretrainConfig
 from bertsmith.data.batches import PackedBatch
 from bertsmith.errors import DivergedError, StoppedError
 from bertsmith.folder import save_model
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import PretrainingModel
 from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.filled_masks import HiddenWord, fill, readable
 from bertsmith.recipes.metric_sinks import Mirror
@@ -70,7 +70,7 @@ class Evaluator:
 class Watch:
     """Watches over one sitting of a run; `after_step` is the loop's hook."""
 
-    model: BertForPreTraining
+    model: PretrainingModel
     tokenizer: Tokenizer
     config: PretrainConfig
     facts: Mapping[str, Any]  # what the model folder remembers of the run
@@ -245,6 +245,11 @@ class Watch:
 
 def _told(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name.endswith(_FIGURES)}
+
+
+def _figures(row: Mapping[str, float]) -> dict[str, float]:
+    """Returns of a logged row the figures of the heads that the model has."""
+    return {name: row[name] for name in _FIGURES if name in row}
 
 
 def _readable(figures: Mapping[str, float]) -> str:

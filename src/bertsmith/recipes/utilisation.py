@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from bertsmith.config import ExamplesConfig
 from bertsmith.model.accounting import flops_per_token
-from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import PretrainingModel
 from bertsmith.model.peak import peak_flops
 
 
 def measured_flop_share(
-    model: BertForPreTraining,
+    model: PretrainingModel,
     phases: Sequence[ExamplesConfig],
     phase: Callable[[], int],
     say: Callable[[str], None],

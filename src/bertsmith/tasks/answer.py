@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
+from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import Columns
 from bertsmith.data.outputs import Answered, new_file, write_predictions
@@ -160,7 +160,7 @@ class Answer:
         batch = pack_texts([part for row in features for part in row.sequences]).tensors()
         return batch | {"span_starts": places[:, 0], "span_ends": places[:, 1]}
 
-    def head(self, config: BertConfig) -> TaskModel:
+    def head(self, config: EncoderConfig) -> TaskModel:
         """Returns a new model with a start and an end score on top of each token."""
         return BertForAnswering(config)
 

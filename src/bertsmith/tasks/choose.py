@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
+from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.choice_columns import choose_choice_columns
 from bertsmith.data.choices import Choice, ChoiceColumns, endings_of, read_choices
@@ -150,7 +150,7 @@ class Choose:
         sequences = [part for row in features for part in row.sequences]
         return pack_texts(sequences, torch.tensor(targets)).tensors()
 
-    def head(self, config: BertConfig) -> BertForChoice:
+    def head(self, config: EncoderConfig) -> BertForChoice:
         """Returns a new model with one score for each sequence."""
         return BertForChoice(config)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
+from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import CLASS_NAMES
 from bertsmith.data.outputs import Answered, write_predictions
@@ -220,7 +220,7 @@ class Classify:
             batch["label_weights"] = weights.repeat_interleave(sizes)  # [S]
         return batch
 
-    def head(self, config: BertConfig) -> BertForClassification:
+    def head(self, config: EncoderConfig) -> BertForClassification:
         """Returns a new model with one output for each label."""
         return BertForClassification(
             config,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
+from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import NUMBER_NAMES
 from bertsmith.data.outputs import Answered, write_predictions
@@ -119,7 +119,7 @@ class Regress:
             batch["label_weights"] = (1 / sizes).repeat_interleave(sizes)  # [S]
         return batch
 
-    def head(self, config: BertConfig) -> BertForRegression:
+    def head(self, config: EncoderConfig) -> BertForRegression:
         """Returns a new model with one output."""
         return BertForRegression(config)
 

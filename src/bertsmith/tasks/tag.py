@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
+from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.data.tagged_forms import columns_of, open_tagged
@@ -247,7 +247,7 @@ class Tag:
             batch["intent_labels"] = intents.repeat_interleave(sizes)  # [S]
         return batch
 
-    def head(self, config: BertConfig) -> BertForTagging:
+    def head(self, config: EncoderConfig) -> BertForTagging:
         """Returns a new model with one output for each tag, and one for each intent."""
         return BertForTagging(config, len(self.labels), num_intents=len(self.intents))
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
-from bertsmith.config import BertConfig, ColumnsConfig, TaskConfig
+from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
 from bertsmith.errors import CheckpointError, ConfigError, nearest
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answer import Answer
@@ -84,7 +84,7 @@ class Task(Protocol):
     def collate(self, features: Sequence[Any], targets: Sequence[Any]) -> dict[str, Tensor]:
         """Returns rows as one batch: the arguments of the model's `forward`, by name."""
 
-    def head(self, config: BertConfig) -> TaskModel:
+    def head(self, config: EncoderConfig) -> TaskModel:
         """Returns a new model with this task's layer on top."""
 
     def for_use(self, model: TaskModel) -> TaskModel:

@@ -19,17 +19,25 @@ TOKENIZER_FILES = (
 )
 
 
-def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, longest: int | None) -> None:
+def write_tokenizer_files(
+    folder: Path, tokenizer: Tokenizer, longest: int | None, *, with_segments: bool = True
+) -> None:
     """Writes the files of a tokenizer into a folder.
 
-    `longest` is the most pieces that its model takes; None where there is no model yet.
+    `longest` is the most pieces that its model takes; None where there is no model yet. Without
+    `with_segments` other libraries are told to give the model ids and a mask alone.
     """
     special = {
         f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
     }
     tokenizer.vocabulary.write(folder / "vocab.txt")
     _fast_tokenizer(tokenizer).save(str(folder / "tokenizer.json"))
-    settings = tokenizer.casing.to_mapping() | special | {"tokenizer_class": "BertTokenizer"}
+    settings = tokenizer.casing.to_mapping() | special
+    if with_segments:
+        settings["tokenizer_class"] = "BertTokenizer"
+    else:
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings["model_input_names"] = ["input_ids", "attention_mask"]
     if longest is not None:
         settings["model_max_length"] = longest
     write_json(folder / "tokenizer_config.json", settings)
@@ -102,6 +110,12 @@ def _fast_tokenizer(tokenizer: Tokenizer) -> Any:
 
 def _vocabulary_of(fast: Mapping[str, Any], where: Path) -> Vocabulary:
     model = fast.get("model")
+    kind = model.get("type", "WordPiece") if isinstance(model, dict) else None
+    if kind != "WordPiece":
+        raise DataError(
+            f"{where}: model.type is {kind!r}; expected 'WordPiece', the one kind of vocabulary "
+            f"that is read"
+        )
     ids = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
         raise DataError(f"{where}: model.vocab does not number WordPieces from 0 without gaps")

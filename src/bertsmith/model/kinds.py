@@ -1,0 +1,75 @@
+"""The kinds of encoder that there are, and which of them a config describes.
+
+All kinds take the same packed batch and are asked the same things: `forward`, `layers`, `of_texts`,
+`of_texts_among`, `of_tokens`. What stands on an encoder need not know which kind it is.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from bertsmith.config import BertConfig, EncoderConfig
+from bertsmith.model.bert import Bert, initialize
+from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.modern import ModernBert, initialize_cut, initialize_modern
+from bertsmith.model.modern_heads import ModernBertForPreTraining
+
+Encoder = Bert | ModernBert
+PretrainingModel = BertForPreTraining | ModernBertForPreTraining
+
+
+def encoder_of(config: EncoderConfig, with_pooler: bool = True) -> Encoder:
+    """Returns a new encoder of the kind that `config` describes.
+
+    `with_pooler` says whether it has the layers between its states and those of a task.
+    """
+    if isinstance(config, BertConfig):
+        return Bert(config, with_pooler)
+    return ModernBert(config, with_pooler)
+
+
+def encoder_of_tokens(config: EncoderConfig, with_texts: bool) -> Encoder:
+    """Returns a new encoder for layers that label tokens and, `with_texts`, whole sequences.
+
+    BERT's pooler is for sequences alone; the modern head stands below either.
+    """
+    return encoder_of(config, with_pooler=with_texts or not isinstance(config, BertConfig))
+
+
+def pretraining_model_of(config: EncoderConfig, next_sentence: bool = True) -> PretrainingModel:
+    """Returns a new model with the heads that its kind is pre-trained with.
+
+    The modern kind has no head for pairs of texts, whatever `next_sentence` says.
+    """
+    if isinstance(config, BertConfig):
+        return BertForPreTraining(config, next_sentence)
+    return ModernBertForPreTraining(config)
+
+
+def take_pooler(encoder: Encoder, other: Encoder) -> None:
+    """Gives an encoder the pooler of another of its kind, or none where that has none."""
+    if isinstance(encoder, Bert) and isinstance(other, Bert):
+        encoder.pooler = other.pooler
+    if isinstance(encoder, ModernBert) and isinstance(other, ModernBert):
+        encoder.pooler = other.pooler
+
+
+def draw_anew(part: nn.Module, config: EncoderConfig) -> None:
+    """Draws new weights for blocks or a pooler of an encoder, as its kind begins."""
+    if isinstance(config, BertConfig):
+        initialize(part, config.initializer_range)
+        for norm in part.modules():
+            if isinstance(norm, nn.LayerNorm):
+                norm.reset_parameters()
+    else:
+        initialize_modern(part, config)
+
+
+def new_task_layer(config: EncoderConfig, num_outputs: int) -> nn.Linear:
+    """Returns the new last layer of a task, drawn as is usual on that kind of encoder."""
+    layer = nn.Linear(config.hidden_size, num_outputs)
+    if isinstance(config, BertConfig):
+        initialize(layer, config.initializer_range)
+    else:  # what it reads is normalised
+        initialize_cut([layer], config.hidden_size**-0.5, config)
+    return layer

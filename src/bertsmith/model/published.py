@@ -1,0 +1,228 @@
+"""config.json: what a model says of itself, and the model that it describes, in both directions.
+
+Keys are those of the published formats. A folder is of one kind of encoder, told by `model_type`,
+and `architectures` names the class of `transformers` that has the same heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertsmith.config import BertConfig, EncoderConfig, ModernBertConfig, setting_names
+from bertsmith.errors import CheckpointError
+from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import Encoder, PretrainingModel, encoder_of
+from bertsmith.model.modern_heads import ModernBertForPreTraining
+from bertsmith.model.modern_names import MODERN
+from bertsmith.model.names import BERT, NameTable, has_next_sentence, has_pooler
+from bertsmith.model.rope_settings import rope_settings, settings_of_rope
+from bertsmith.model.task_heads import (
+    BertForAnswering,
+    BertForChoice,
+    BertForClassification,
+    BertForRegression,
+    BertForTagging,
+    OnFirsts,
+    TaskModel,
+)
+
+AnyModel = Encoder | PretrainingModel | TaskModel
+
+
+def encoder_in(model: AnyModel) -> Encoder:
+    """Returns the encoder, whatever stands on it."""
+    return model if isinstance(model, Encoder) else model.encoder
+
+
+# Our classes of task models and the published ones, without what tells the kind of encoder.
+_TASK_ARCHITECTURES: dict[type[TaskModel], str] = {
+    BertForClassification: "BertForSequenceClassification",
+    BertForRegression: "BertForSequenceClassification",
+    BertForTagging: "BertForTokenClassification",
+    BertForAnswering: "BertForQuestionAnswering",
+    BertForChoice: "BertForMultipleChoice",
+}
+_KINDS = {"bert": "", "modernbert": "Modern"}  # `model_type`, and how architectures begin
+LAST_TOKEN = "bert-left-to-right"  # the model_type of what `transformers` has no class for
+# Published classes that read left to right where `is_decoder` says so, and agree with ours.
+_MAY_READ_LEFT_TO_RIGHT = ("BertModel", "BertForTokenClassification", "BertForQuestionAnswering")
+
+
+def names_of(config: EncoderConfig) -> NameTable:
+    """Returns the table of parameter names of the kind of encoder that `config` describes."""
+    return BERT if isinstance(config, BertConfig) else MODERN
+
+
+def architecture_of(model: AnyModel) -> str:
+    """Returns the name of the class of `transformers` that has the same heads."""
+    if isinstance(model, BertForPreTraining) and model.config.is_decoder:
+        return "BertLMHeadModel"
+    if isinstance(model, BertForPreTraining):
+        return "BertForMaskedLM" if model.next is None else "BertForPreTraining"
+    if isinstance(model, ModernBertForPreTraining):
+        return "ModernBertForMaskedLM"
+    name = "BertModel" if isinstance(model, Encoder) else _TASK_ARCHITECTURES[type(model)]
+    return ("" if isinstance(model.config, BertConfig) else "Modern") + name
+
+
+def published_config(
+    model: AnyModel, facts: Mapping[str, Any], special_ids: Mapping[str, int]
+) -> dict[str, Any]:
+    """Returns the content of a model's config.json.
+
+    Args:
+        model: what is described.
+        facts: of it the names of `labels` and `intents` are used.
+        special_ids: of the pieces `pad`, `cls` and `sep` in its vocabulary.
+    """
+    config = model.config
+    kind = "bert" if isinstance(config, BertConfig) else "modernbert"
+    if config.is_decoder and isinstance(model, OnFirsts):
+        kind = LAST_TOKEN
+    published: dict[str, Any] = {"architectures": [architecture_of(model)], "model_type": kind}
+    published |= config.to_mapping() | {"pad_token_id": special_ids["pad"]}
+    if isinstance(config, BertConfig):
+        published["position_embedding_type"] = "absolute"
+    else:
+        published |= {"tie_word_embeddings": True} | rope_settings(config)
+        for name, piece in (("cls", "cls"), ("bos", "cls"), ("sep", "sep"), ("eos", "sep")):
+            published[f"{name}_token_id"] = special_ids[piece]
+    return published | _labels_published(model, facts)
+
+
+def _labels_published(model: AnyModel, facts: Mapping[str, Any]) -> dict[str, Any]:
+    published: dict[str, Any] = {}
+    if isinstance(model, BertForClassification | BertForTagging):
+        numbers = range(model.num_labels)
+        labels = [str(label) for label in facts.get("labels", [])] or [
+            f"LABEL_{n}" for n in numbers
+        ]
+        assert len(labels) == model.num_labels, "there is one label for each of the model's outputs"
+        published["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        published["label2id"] = {label: number for number, label in enumerate(labels)}
+    if isinstance(model, BertForTagging) and model.num_intents:
+        intents = [str(intent) for intent in facts["intents"]]
+        assert len(intents) == model.num_intents, "there is one name for each intent"
+        published["id2intent"] = {str(number): intent for number, intent in enumerate(intents)}
+    if isinstance(model, BertForClassification):
+        several = "multi" if model.several else "single"
+        published["problem_type"] = f"{several}_label_classification"
+    if isinstance(model, BertForRegression):
+        published |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        published["problem_type"] = "regression"
+    return published
+
+
+def config_of(published: Mapping[str, Any], where: str) -> EncoderConfig:
+    """Returns the encoder's settings; keys that do not change its answers are passed over.
+
+    Raises:
+        CheckpointError: it is of another kind, or does what our encoders do not.
+        ConfigError: a setting cannot be.
+    """
+    if published.get("model_type") == "modernbert":
+        _require(published, {"tie_word_embeddings": (True, None)}, where, "a modern encoder")
+        given = {**published, **settings_of_rope(published, where)}
+        known = {name: given[name] for name in setting_names(ModernBertConfig) if name in given}
+        return ModernBertConfig.from_mapping(known, where=where)
+    name = (published.get("architectures") or [None])[0]
+    directions: tuple[bool | None, ...] = (False, None)
+    if name == "BertLMHeadModel" or published.get("model_type") == LAST_TOKEN:
+        directions = (True,)
+    elif name in _MAY_READ_LEFT_TO_RIGHT:
+        directions = (False, None, True)
+    expected = {
+        "model_type": ("bert", None, LAST_TOKEN),
+        "position_embedding_type": ("absolute", None),
+        "is_decoder": directions,
+        "add_cross_attention": (False, None),
+    }
+    _require(published, expected, where, "a BERT encoder")
+    known = {name: published[name] for name in setting_names(BertConfig) if name in published}
+    return BertConfig.from_mapping(known, where=where)
+
+
+def _require(
+    published: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]], where: str, what: str
+) -> None:
+    for key, allowed in expected.items():
+        if published.get(key) not in allowed:
+            known = " or ".join(map(repr, _KINDS)) if key == "model_type" else repr(allowed[0])
+            raise CheckpointError(
+                f"{where}: {key} is {published[key]!r}; expected {known}, as in {what}"
+            )
+
+
+def model_of(
+    published: Mapping[str, Any],
+    config: EncoderConfig,
+    tensors: Mapping[str, Tensor],
+    where: str,
+) -> tuple[AnyModel, dict[str, Any]]:
+    """Returns the model that config.json names, of no weights, and the labels that it remembers.
+
+    Raises:
+        CheckpointError: it names none that is known, or its labels are not numbered.
+    """
+    architectures = published.get("architectures") or [None]
+    name = str(architectures[0])
+    if isinstance(config, ModernBertConfig):
+        name = name.removeprefix(_KINDS["modernbert"])
+    with torch.device("meta"):  # no memory is taken before shapes are known to agree
+        if name == "BertModel":
+            return encoder_of(config, with_pooler=has_pooler(tensors, names_of(config))), {}
+        if name == "BertLMHeadModel" and isinstance(config, BertConfig):
+            return BertForPreTraining(config, next_sentence=False), {}
+        if name in ("BertForPreTraining", "BertForMaskedLM"):
+            if isinstance(config, ModernBertConfig):
+                return ModernBertForPreTraining(config), {}
+            # Published folders call themselves BertForMaskedLM and hold both heads.
+            both = name == "BertForPreTraining" or has_next_sentence(tensors)
+            return BertForPreTraining(config, next_sentence=both), {}
+        if name not in _TASK_ARCHITECTURES.values():
+            known = ["BertForPreTraining", "BertForMaskedLM", "BertLMHeadModel", "BertModel"]
+            known = sorted({*known, *_TASK_ARCHITECTURES.values()})
+            raise CheckpointError(
+                f"{where}: architectures is {architectures!r}; expected one of {', '.join(known)}"
+            )
+        return _task_model_of(name, published, config, where)
+
+
+def _task_model_of(
+    name: str, published: Mapping[str, Any], config: EncoderConfig, where: str
+) -> tuple[TaskModel, dict[str, Any]]:
+    if name == "BertForQuestionAnswering":
+        return BertForAnswering(config), {"task": "answer"}
+    if name == "BertForMultipleChoice":
+        return BertForChoice(config), {"task": "choose"}
+    labels = _labels_of(published, where)
+    if name == "BertForTokenClassification":
+        intents = _labels_of(published, where, "id2intent") if "id2intent" in published else []
+        tagger = BertForTagging(config, len(labels), num_intents=len(intents))
+        return tagger, {"task": "tag", "labels": labels} | ({"intents": intents} if intents else {})
+    kind = published.get("problem_type") or ("regression" if len(labels) == 1 else None)
+    if kind == "regression" and len(labels) == 1:
+        return BertForRegression(config), {"task": "regress"}
+    if kind not in (None, "single_label_classification", "multi_label_classification"):
+        raise CheckpointError(
+            f"{where}: problem_type is {kind!r} with {len(labels)} labels; "
+            f"expected one label of several, several labels, or regression of one number"
+        )
+    several = kind == "multi_label_classification"
+    model = BertForClassification(config, len(labels), several=several)
+    options = {"options": {"multi_label": True}} if several else {}
+    return model, {"task": "classify", "labels": labels, **options}
+
+
+def _labels_of(published: Mapping[str, Any], where: str, key: str = "id2label") -> list[str]:
+    names = published.get(key, {"0": "LABEL_0", "1": "LABEL_1"})  # two where none is named
+    try:
+        return [str(names[str(number)]) for number in range(len(names))]
+    except (KeyError, TypeError):
+        raise CheckpointError(
+            f"{where}: {key} is {names!r}; expected a name for each of the numbers from 0"
+        ) from None
