@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from tests.recipes.test_finetune_answer import WORDS as QUESTION_WORDS
 from tests.recipes.test_finetune_answer import write_questions
 from tests.recipes.test_finetune_tag import WORDS as TAG_WORDS
 from tests.recipes.test_finetune_tag import rows_of, write_conll, write_folder
-from tests.recipes.toy_runs import STEPS, as_killed_after, metrics_of, settings_with, weights_of
+from tests.recipes.toy_runs import (
+    SETTINGS,
+    STEPS,
+    as_killed_after,
+    metrics_of,
+    settings_with,
+    weights_of,
+)
 from tests.recipes.toy_text import write_text
 from tests.tiny import tiny_tokenizer
 
@@ -42,13 +50,16 @@ from bertsmith.tasks.answer import Answer
 
 SHORT = FinetuneConfig(epochs=4, batch_size=16, max_length=24, threads=1)
 FASTER = OptimizerConfig(learning_rate=4e-3)
-MODERN = {"architecture": "modern", "size": "L3-H16", "dropout": 0.1}
+MODERN = replace(
+    settings_with(architecture="modern", size="L3-H16", dropout=0.1),
+    examples=replace(SETTINGS.examples, sentence_task="none"),
+)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, toy_corpus: Path) -> Path:
     out = tmp_path_factory.mktemp("modern") / "run"
-    pretrain([str(toy_corpus)], out, settings_with(**MODERN))
+    pretrain([str(toy_corpus)], out, MODERN)
     return out
 
 
@@ -88,11 +99,11 @@ def test_a_resumed_run_ends_with_the_weights_of_the_unbroken_one(
     tmp_path: Path, toy_corpus: Path, run: Path
 ) -> None:
     killed = as_killed_after(run, 5, tmp_path / "killed")
-    result = pretrain([str(toy_corpus)], killed, settings_with(**MODERN), resume=True)
+    result = pretrain([str(toy_corpus)], killed, MODERN, resume=True)
     assert result["steps"] == STEPS and "nsp_loss" not in result
     assert weights_of(killed) == weights_of(run)
     assert metrics_of(killed) == metrics_of(run)
-    again = pretrain([str(toy_corpus)], killed, settings_with(**MODERN), resume=True)
+    again = pretrain([str(toy_corpus)], killed, MODERN, resume=True)
     assert again["mlm_loss"] == result["mlm_loss"]
 
 
