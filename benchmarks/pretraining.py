@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.config import BertConfig, ExamplesConfig, bert_of_size
-from bertsmith.lab.accounting import flops_per_token
+from bertsmith.model.accounting import flops_per_token
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.model.names import from_published

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,6 +70,55 @@ def test_help_answers_without_torch() -> None:
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert "--json" in capsys.readouterr().out
+
+
+def test_filters_are_counted_steps_of_prepare(workshop: Path, tmp_path: Path, run: Run) -> None:
+    command = ("prepare", workshop / "corpus.txt", "--vocab", workshop / "run/vocab")
+    result = run(
+        *command,
+        *("--out", tmp_path / "out", "--language", "en"),
+        *("--filters", "near-empty,repeated,wrong-language", "--min-document-words", 50),
+    )
+    assert list(result["filtered"]) == ["near-empty", "repeated", "wrong-language"]
+    assert result["filtered"]["near-empty"].keys() == {"lines", "documents", "bytes"}
+    words = [*map(str, command), "--out", str(tmp_path / "other")]
+    assert main([*words, "--filters", "near-emtpy"]) == 2
+    assert main([*words, "--filters", "wrong-language"]) == 2
+
+
+def test_several_corpora_are_mixed_by_weight(
+    workshop: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = workshop / "run/corpus"
+    result = run(
+        *("pretrain", corpus, corpus, "--weights", "0.7,0.3", "--out", tmp_path / "run"),
+        *("--size", "L1-H16-A1", "--steps", 2, "--tokens-per-batch", 256),
+        *("--sequence-length", 32, "--long-sequence-share", 0),
+    )
+    assert result["steps"] == 2
+    words = ["pretrain", str(corpus), "--vocab", str(workshop / "run/vocab"), "--vocab-size", "600"]
+    assert main([*words, "--out", str(tmp_path / "other")]) == 2
+    assert "vocab and vocab_size is 600; expected one of them" in capsys.readouterr().err
+
+
+def test_a_damaged_shard_ends_with_its_status_unless_skipped(
+    workshop: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus"
+    words = ("--shard-pieces", 1000, "--workers", 1, "--out", corpus)
+    run("prepare", workshop / "corpus.txt", "--vocab", workshop / "run/vocab", *words)
+    shard = corpus / "train-00001.pieces.npy"
+    content = bytearray(shard.read_bytes())
+    content[-7] ^= 1
+    shard.write_bytes(content)
+    command = ["pretrain", corpus, "--out", tmp_path / "run", "--size", "L1-H16-A1"]
+    command += ["--steps", 2, "--tokens-per-batch", 256, "--long-sequence-share", 0]
+    command += ["--sequence-length", 32]
+    assert main([*map(str, command)]) == 65
+    assert "train-00001.pieces.npy" in capsys.readouterr().err
+    result = run(*command, "--resume", "--skip-bad-shards")
+    assert result["lost_shards"] == 1
+    assert result["lost_pieces"] > 0
 
 
 def test_vocab_then_prepare(workshop: Path, tmp_path: Path, run: Run) -> None:
@@ -175,3 +225,24 @@ def test_the_doctor_prints_what_it_found_and_ends_with_65_for_an_error(
         found = json.loads(capsys.readouterr().out)
         assert found["ok"] == (status == 0)
         assert any(one["severity"] == "error" for one in found["findings"]) == (status == 65)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("place", ["gone", "full", "closed"])
+def test_a_result_that_nobody_can_read_ends_quietly(place: str, as_json: bool) -> None:
+    """As in `| head -0`, `> /dev/full`, and with nobody at standard error either."""
+    command = [sys.executable, "-m", "bertsmith", "inspect", "tiny", *["--json"] * as_json]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone, open("/dev/full", "wb") as full:
+        output = gone if place == "gone" else full
+        error = gone if place == "closed" else subprocess.PIPE
+        done = subprocess.run(command, stdout=output, stderr=error, text=True)
+    assert done.returncode == (0 if place == "gone" else 74)
+    if place == "gone":
+        assert done.stderr == ""
+    elif place == "full":
+        assert done.stderr == (
+            "bertsmith: standard output: the result cannot be written (No space left on device); "
+            "what the command was to do is done\n"
+        )

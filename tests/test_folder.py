@@ -514,3 +514,70 @@ def test_settings_of_another_size_than_the_default_survive(
     )
     save_model(tmp_path / "model", Bert(config), tokenizer, {})
     assert load_model(tmp_path / "model").config == config
+
+
+# --------------------------------------------------------------------------- left to right
+
+
+def left_to_right(tokenizer: Tokenizer) -> tuple[BertForPreTraining, dict[str, Any]]:
+    """Returns a language model, and a text as `transformers` takes it."""
+    config = dataclasses.replace(SMALL, is_decoder=True)
+    ids = [tokenizer.vocabulary.cls_id, 5, 6, 14, 7, tokenizer.vocabulary.sep_id]
+    return randomized(BertForPreTraining(config, next_sentence=False)), {
+        "input_ids": torch.tensor([ids])
+    }
+
+
+def test_transformers_opens_a_language_model_as_one_with_equal_logits(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    model, inputs = left_to_right(tokenizer)
+    save_model(tmp_path / "model", model, tokenizer, {})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    assert type(theirs) is transformers.BertLMHeadModel and theirs.config.is_decoder
+    length = inputs["input_ids"].shape[1]
+    ours = load_model(tmp_path / "model")
+    assert isinstance(ours.model, BertForPreTraining) and ours.config.is_decoder
+    with torch.no_grad():
+        logits = ours.model.logits(
+            inputs["input_ids"][0],
+            torch.zeros(length, dtype=torch.int64),
+            torch.arange(length),
+            torch.tensor([0, length], dtype=torch.int32),
+            torch.arange(length),
+        )
+        torch.testing.assert_close(logits, theirs(**inputs).logits[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_published_language_model_that_reads_both_ways_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    model, _ = left_to_right(tokenizer)
+    save_model(tmp_path / "model", model, tokenizer, {})
+    (tmp_path / "model" / "bertsmith.json").unlink()
+    change(tmp_path / "model" / "config.json", is_decoder=False)
+    with pytest.raises(CheckpointError, match="is_decoder is False; expected True"):
+        load_model(tmp_path / "model")
+
+
+def test_a_classifier_that_reads_left_to_right_is_ours_alone_and_says_so(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """It answers by its last token, and every published class by the first."""
+    model, _ = left_to_right(tokenizer)
+    classifier = randomized(BertForClassification(model.config, 2))
+    save_model(tmp_path / "model", classifier, tokenizer, {"task": "classify"})
+    loaded = load_model(tmp_path / "model")
+    assert same_weights(loaded.model, classifier) and loaded.config.is_decoder
+    with pytest.raises(ValueError, match="bert-left-to-right"):
+        transformers.AutoConfig.from_pretrained(tmp_path / "model")
+
+
+def test_the_encoder_of_a_language_model_still_reads_left_to_right(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    model, _ = left_to_right(tokenizer)
+    save_model(tmp_path / "model", model, tokenizer, {})
+    loaded = load_encoder(tmp_path / "model")
+    assert isinstance(loaded.model, Bert) and loaded.model.pooler is None
+    assert loaded.config.is_decoder

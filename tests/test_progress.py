@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from io import StringIO
 
 import pytest
@@ -24,3 +26,33 @@ def test_plain_lines_are_written_where_there_is_no_terminal() -> None:
 )
 def test_durations_are_short(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
+
+
+def test_a_reader_that_has_gone_is_not_missed() -> None:
+    """As in `bertsmith pretrain ... 2>&1 | head`, or where a terminal was closed."""
+    reader, writer = os.pipe()
+    with open(writer, "w") as stream:
+        progress = ProgressLine(stream)
+        with progress:
+            progress.say("heard")
+            os.close(reader)
+            progress.say("unheard")
+            progress.show(0.5, "unheard")
+        assert os.fstat(stream.fileno()).st_rdev == os.stat(os.devnull).st_rdev
+
+
+def test_a_full_disk_behind_standard_error_does_not_stop_the_work() -> None:
+    with open("/dev/full", "w") as stream, ProgressLine(stream) as progress:
+        progress.say("unheard")
+        progress.show(1.0, "unheard")
+
+
+def test_with_standard_error_closed_nothing_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by `2>&-`, where Python has no standard error; the result alone is on standard output."""
+    monkeypatch.setattr(sys, "stderr", None)
+    with ProgressLine() as progress:
+        progress.say("unheard")
+        progress.show(1.0, "unheard")
+    assert capsys.readouterr().out == ""

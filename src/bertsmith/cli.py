@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,14 +18,18 @@ from bertsmith import __version__
 from bertsmith.config import (
     ColumnsConfig,
     CorpusConfig,
+    EngineConfig,
     ExamplesConfig,
+    FilterConfig,
     FinetuneConfig,
     Help,
     OptimizerConfig,
     PrepareConfig,
     PretrainConfig,
+    RanksConfig,
     TaskConfig,
     VocabConfig,
+    WatchConfig,
 )
 from bertsmith.errors import BUG_EXIT_CODE, BertsmithError, DataError
 from bertsmith.flags import Given, Result, add_command
@@ -60,6 +65,7 @@ def vocab(
             given.stage(VocabConfig),
             given.stage(CorpusConfig),
             workers,
+            engine=given.stage(EngineConfig),
             on_progress=lambda line: progress.show(None, line),
         )
 
@@ -69,7 +75,7 @@ def prepare(
     text: Texts,
     *,
     vocab: Annotated[Path, Help("folder of the vocabulary")],
-    out: Out,
+    out: Annotated[str, Help("folder to write, or the URL of one")],
 ) -> Result:
     """Tokenises raw text, once, into shards that pre-training reads."""
     from bertsmith.progress import ProgressLine
@@ -83,19 +89,21 @@ def prepare(
             out,
             given.stage(CorpusConfig),
             given.stage(PrepareConfig),
+            filters=given.stage(FilterConfig),
+            engine=given.stage(EngineConfig),
             on_progress=lambda done: progress.show(None, f"{done / 1e6:,.0f} MB prepared"),
         )
 
 
 def pretrain(
     given: Given,
-    data: Annotated[list[str], Help("a folder that `prepare` wrote, or raw text")],
+    data: Annotated[list[str], Help("folders that `prepare` wrote, or raw text")],
     *,
     out: RunOut,
     vocab: Annotated[Path | None, Help("folder of the vocabulary, for raw text")] = None,
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
-    """Trains an encoder on masked pieces and next sentences."""
+    """Trains an encoder on hidden pieces and next sentences, or on what else is asked for."""
     from bertsmith.recipes.pretrain import PretrainSettings, paper_optimizer, pretrain
 
     run = given.stage(PretrainConfig)
@@ -105,8 +113,19 @@ def pretrain(
         optimizer=given.stage(OptimizerConfig, **paper_optimizer(run)),
         corpus=given.stage(CorpusConfig),
         prepare=given.stage(PrepareConfig),
+        watch=given.stage(WatchConfig),
+        ranks=given.stage(RanksConfig),
     )
     return pretrain(data, out, settings, vocab=vocab, resume=resume)
+
+
+def report(
+    given: Given, run: Annotated[Path, Help("run folder of a pre-training, also of one at work")]
+) -> Result:
+    """Writes the report of a pre-training run anew, from the metrics that it has logged."""
+    from bertsmith.recipes.pretraining_report import write_report
+
+    return {"out": str(write_report(run))}
 
 
 def evaluate(
@@ -298,7 +317,7 @@ def inspect(
     model: Annotated[str, Help("model folder, or a size such as base or L6-H384")],
 ) -> Result:
     """Shows parameters, operations and memory of a model or a size."""
-    from bertsmith.lab.accounting import account
+    from bertsmith.lab.inspection import account
 
     return account(model)
 
@@ -311,9 +330,16 @@ def env(given: Given) -> Result:
 
 
 COMMANDS = (
-    (vocab, (VocabConfig, CorpusConfig)),
-    (prepare, (CorpusConfig, PrepareConfig)),
-    (pretrain, (PretrainConfig, ExamplesConfig, OptimizerConfig, CorpusConfig, PrepareConfig)),
+    (vocab, (VocabConfig, CorpusConfig, EngineConfig)),
+    (prepare, (CorpusConfig, PrepareConfig, FilterConfig, EngineConfig)),
+    (
+        pretrain,
+        (
+            *(PretrainConfig, ExamplesConfig, OptimizerConfig),
+            *(CorpusConfig, PrepareConfig, WatchConfig, RanksConfig),
+        ),
+    ),
+    (report, ()),
     (evaluate, (CorpusConfig, ColumnsConfig)),
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
@@ -337,17 +363,25 @@ def main(arguments: list[str] | None = None) -> int:
     except CycloptsError:
         return 2  # cyclopts has said what is wrong
     except BertsmithError as error:
-        print(f"bertsmith: {error}", file=sys.stderr)
+        if not error.is_said:
+            _complain(f"bertsmith: {error}")
         return error.exit_code
     except BrokenPipeError:  # the reader of the result has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("bertsmith: stopped; nothing was written", file=sys.stderr)
+        _complain("bertsmith: stopped; nothing was written")
         return 130
     except Exception:
         sys.excepthook(*sys.exc_info())
-        print("bertsmith: this is a bug; please report what stands above", file=sys.stderr)
+        _complain("bertsmith: this is a bug; please report what stands above")
         return BUG_EXIT_CODE
     is_unsound = isinstance(result, dict) and result.get("ok") is False  # as `doctor` may find
     return DataError.exit_code if is_unsound else 0
+
+
+def _complain(message: str) -> None:
+    """Prints a message on standard error; where that is closed, the exit status says it alone."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(message, file=sys.stderr, flush=True)

@@ -5,7 +5,10 @@
     ├── DataError         65   what was read is not what its format, vocabulary or model allows
     │   └── CheckpointError 65  a checkpoint or model folder that does not verify
     ├── MissingInputError 66   a file, column, checkpoint or extra that is not there
+    ├── SelfCheckError    70   the arithmetic of this installation is not what it must be
+    ├── RanksError        69   another rank of the run has gone, or does not answer
     ├── NotFiniteError    71   a loss or gradient became NaN or infinite
+    ├── DivergedError     71   the loss rose to a multiple of its running median
     ├── FolderInUseError  73   the output folder belongs to another run, or holds something else
     ├── StorageError      74   the disk is full, read-only or failing
     └── StoppedError      75   stopped on request; all is saved and the same command goes on
@@ -27,6 +30,7 @@ class BertsmithError(Exception):
     """Something that the user can mend; the message says where, what, and how."""
 
     exit_code = BUG_EXIT_CODE
+    is_said = False  # whether another rank of the run prints it
 
 
 class ConfigError(BertsmithError):
@@ -51,10 +55,28 @@ class MissingInputError(BertsmithError):
     exit_code = 66
 
 
+class RanksError(BertsmithError):
+    """Another rank of the run has gone, does not answer, or failed of what is no error of ours."""
+
+    exit_code = 69
+
+
 class NotFiniteError(BertsmithError):
     """A loss or a gradient norm is NaN or infinite; the weights were not touched by it."""
 
     exit_code = 71
+
+
+class DivergedError(BertsmithError):
+    """The loss is a multiple of what it was, and the run was asked to stop there."""
+
+    exit_code = 71
+
+
+class SelfCheckError(BertsmithError):
+    """A check before the first step found that the model does not compute what it must."""
+
+    exit_code = BUG_EXIT_CODE
 
 
 class FolderInUseError(BertsmithError):

@@ -79,7 +79,8 @@ def add_command(
         }
         rest = {name: value for name, value in given.items() if name in settings}
         result = function(Given(rest, where), **own)
-        show(result, as_json)
+        if result:  # of several ranks, the first has it
+            show(result, as_json)
         return result
 
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -81,13 +81,18 @@ class Model:
         """Returns for each `[MASK]` of the text the `top` likeliest pieces with probabilities.
 
         Raises:
-            ConfigError: the model has no head for masked pieces.
+            ConfigError: the model has no head for masked pieces, or reads left to right.
             DataError: the text has no [MASK], or has one beyond the longest length.
         """
         if not isinstance(self._model, PretrainingModel):
             raise ConfigError(
                 f"{self.where}: has no head for masked pieces; expected a model that "
                 f"`bertsmith pretrain` wrote"
+            )
+        if self.config.is_decoder:
+            raise ConfigError(
+                f"{self.where}: reads left to right and has learnt no [MASK]; expected a model "
+                f"that was pre-trained with --objective mlm"
             )
         vocabulary = self.tokenizer.vocabulary
         if not 1 <= top <= len(vocabulary.pieces):
@@ -189,6 +194,11 @@ class Model:
             raise ConfigError(f"layers is {layers}; expected {-depth - 1} to {depth}")
         if pooling not in get_args(Pooling):
             raise ConfigError(f"pooling is {pooling!r}; expected mean or cls")
+        if pooling == "cls" and self.config.is_decoder:
+            raise ConfigError(
+                f"{self.where}: reads left to right, so that its [CLS] has read nothing; "
+                f"expected pooling mean"
+            )
         for window in windows(examples):
             rows = [encode(example, self.tokenizer, self.max_length) for example in window]
             vectors = torch.empty(len(rows), self.config.hidden_size)  # [N, H]

@@ -1,9 +1,17 @@
-"""What a waiting person sees: a bar on a terminal, plain lines elsewhere, on standard error."""
+"""What a waiting person sees: a bar on a terminal, plain lines elsewhere, on standard error.
+
+Where nobody can see it any more (the terminal is closed, the reader of a pipe has gone, the disk
+behind it is full) the work goes on in silence.
+"""
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -18,7 +26,11 @@ class ProgressLine:
     """Shows how far a run is and how it fares, within a `with` block."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._stream = stream or sys.stderr
+        is_closed = self._stream is None  # as by `2>&-`; rich would write to standard output
+        self._console = _Console(
+            file=self._stream, highlight=False, soft_wrap=True, quiet=is_closed
+        )
         self._bar = Progress(
             TextColumn("{task.percentage:3.0f}%"),
             BarColumn(bar_width=20),
@@ -31,7 +43,8 @@ class ProgressLine:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._bar.start()
+            with self._unless_gone():
+                self._bar.start()
         return self
 
     def __exit__(
@@ -41,11 +54,13 @@ class ProgressLine:
         trace: TracebackType | None,
     ) -> None:
         if self._console.is_terminal:
-            self._bar.stop()
+            with self._unless_gone():
+                self._bar.stop()
 
     def say(self, message: str) -> None:
         """Prints one line that stays."""
-        self._console.print(message, markup=False)
+        with self._unless_gone():
+            self._console.print(message, markup=False)
 
     def show(self, done: float | None, line: str) -> None:
         """Shows now and then that a share `done` of the work lies behind, with `line` beside it.
@@ -59,9 +74,32 @@ class ProgressLine:
             return
         self._shown = now
         if is_terminal:
-            self._bar.update(self._task, completed=done, description=line, refresh=True)
+            with self._unless_gone():
+                self._bar.update(self._task, completed=done, description=line, refresh=True)
         else:
             self.say(line if done is None else f"{done:4.0%}  {line}")
+
+    @contextmanager
+    def _unless_gone(self) -> Iterator[None]:
+        """Lets its body write; once that fails, all that is written from then on goes nowhere."""
+        try:
+            yield
+        except OSError:
+            self._console.quiet = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nowhere, self._stream.fileno())  # what is buffered must go somewhere
+            except (io.UnsupportedOperation, ValueError):  # no file of the operating system's
+                pass
+            finally:
+                os.close(nowhere)
+
+
+class _Console(Console):
+    """A console that hands a broken pipe on, where rich's own would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the BrokenPipeError that rich is handling
 
 
 def duration(seconds: float) -> str:

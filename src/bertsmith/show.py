@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+from bertsmith.errors import StorageError
+
 
 def show(result: dict[str, Any], as_json: bool) -> None:
-    """Prints `result` on standard output."""
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False), flush=True)
-        return
+    """Prints `result` on standard output.
+
+    Raises:
+        BrokenPipeError: its reader has gone.
+        StorageError: it goes to a disk that is full or failing.
+    """
+    try:
+        print(json.dumps(result, ensure_ascii=False) if as_json else _aligned(result), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What could not be written would be tried, and complained of, once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StorageError(
+            f"standard output: the result cannot be written ({error.strerror}); what the command "
+            f"was to do is done"
+        ) from error
+
+
+def _aligned(result: dict[str, Any]) -> str:
     lines = list(_lines(result))
     width = max((len(name) for name, _ in lines), default=0)
-    for name, value in lines:
-        print(f"{name:<{width}}  {value}".rstrip())
+    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in lines)
 
 
 def _lines(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

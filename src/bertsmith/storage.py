@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -152,13 +153,14 @@ def sha256_of(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Waits until the disk has a file, or the names in a folder."""
+    """Waits until the disk has a file, or the names in a folder; where it cannot, warns once."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot
             raise
+        _warn_of_no_sync(os.fstat(descriptor).st_dev, path)
     finally:
         os.close(descriptor)
 
@@ -170,6 +172,21 @@ def remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+_NO_SYNC: set[int] = set()  # disks that were warned of
+
+
+def _warn_of_no_sync(disk: int, path: Path) -> None:
+    if disk not in _NO_SYNC:
+        _NO_SYNC.add(disk)
+        folder = next(one for one in path.parents if not one.name.startswith("."))
+        warnings.warn(
+            f"{folder}: this disk cannot be told to write at once; all works, but what was saved "
+            f"last may be lost with the power, and is then passed over",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _refuse_to_lose(folder: Path, known: Set[str]) -> None:

@@ -66,9 +66,12 @@ def test_blocks_hold_all_documents_in_order() -> None:
     paragraph = "x" * 90_000
     documents = [Document([f"{number} {paragraph}"], "file:1") for number in range(60)]
     blocks = list(cut_blocks(documents))
-    assert [document for block in blocks for document in block] == [
+    assert [document for block in blocks for document in block.documents] == [
         document.paragraphs for document in documents
     ]
-    sizes = [sum(len(part) for document in block for part in document) for block in blocks]
+    sizes = [
+        sum(len(part) for document in block.documents for part in document) for block in blocks
+    ]
     assert all(size < BLOCK_CHARACTERS + 100_000 for size in sizes)
     assert all(size >= BLOCK_CHARACTERS for size in sizes[:-1])
+    assert {block.origin for block in blocks} == {"file:1"}

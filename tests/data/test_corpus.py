@@ -48,6 +48,15 @@ def test_bom_crlf_and_a_missing_last_newline_change_nothing(tmp_path: Path) -> N
     assert paragraphs(written(tmp_path / "a.txt", content)) == TWO_DOCUMENTS
 
 
+def test_a_bom_is_no_part_of_a_header_or_a_key(tmp_path: Path) -> None:
+    for name, content in (
+        ("a.csv", "text,id\r\nOne two.,1\r\n"),
+        ("a.tsv", "text\tid\nOne two.\t1\n"),
+        ("a.jsonl", '{"text": "One two."}\r\n'),
+    ):
+        assert paragraphs(written(tmp_path / name, ("\ufeff" + content).encode())) == [["One two."]]
+
+
 def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
     line = "a\u2028b\u2029c\u0085d\x1ce\x0cf\x0bg\rh"
     assert paragraphs(written(tmp_path / "a.txt", line + "\nnext\n")) == [[line, "next"]]

@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from tests.data.numbered import MakeCorpus, numbered_tokenizer
 
+from bertsmith.data import shard_writer, shards
 from bertsmith.data.blocks import EncodedDocument
 from bertsmith.data.shard_writer import CorpusWriter
-from bertsmith.data.shards import Corpus, open_corpus
+from bertsmith.data.shards import Corpus, ShardFacts, open_corpus, open_sound_shards
 from bertsmith.errors import (
     DataError,
     FolderInUseError,
@@ -123,6 +124,36 @@ def test_every_flipped_byte_is_found(make_corpus: MakeCorpus, name: str) -> None
         content[offset] ^= 1
 
 
+def test_altered_bytes_are_placed_within_a_megabyte(
+    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file of many parts, written in one piece or in several, up to its last byte."""
+    for module in (shards, shard_writer):
+        monkeypatch.setattr(module, "SUMMED_BYTES", 100)
+    corpus = make_corpus([[300, 200]] * 4)
+    content = bytearray((corpus.path / SHARD).read_bytes())
+    size = len(content)
+    assert len(corpus.manifest.files[SHARD].crc32) == 8 * -(-size // 100)
+    for offset in (0, 99, 100, 1234, size - 1):
+        content[offset] ^= 1
+        (corpus.path / SHARD).write_bytes(content)
+        begin = offset - offset % 100
+        place = f"between offsets {begin:,} and {min(begin + 100, size):,}"
+        with pytest.raises(DataError, match=rf"{SHARD}: .* bytes were altered {place}, or"):
+            open_corpus(corpus.path)
+        content[offset] ^= 1
+
+
+def test_a_corpus_without_checksums_of_megabytes_is_read(make_corpus: MakeCorpus) -> None:
+    """As the first ones were written; an altered file is then found but not the place in it."""
+    corpus = make_corpus(DOCUMENTS)
+    edit(corpus, lambda values: [facts.pop("crc32") for facts in values["files"].values()])
+    assert open_corpus(corpus.path).fingerprint == corpus.fingerprint
+    damage(corpus.path / SHARD, "flipped")
+    with pytest.raises(DataError, match=rf"{SHARD}: its SHA-256 is .*: bytes were altered, or"):
+        open_corpus(corpus.path)
+
+
 def test_a_missing_shard_is_named(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus(DOCUMENTS)
     (corpus.path / SHARD).unlink()
@@ -139,6 +170,62 @@ def test_swapped_shards_are_found(make_corpus: MakeCorpus) -> None:
     second.write_bytes(one)
     with pytest.raises(DataError, match=rf"{SHARD}: its SHA-256 is .* another file"):
         open_corpus(corpus.path)
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "flipped":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif how == "cut short":
+        path.write_bytes(content[:-1])
+    elif how == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(path.with_name(path.name.replace("00001", "00002")).read_bytes())
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut short", "deleted", "in another's place"])
+@pytest.mark.parametrize("array", ["pieces", "sentence_starts", "document_starts"])
+def test_the_shards_that_are_sound_can_be_read_alone(
+    make_corpus: MakeCorpus, how: str, array: str
+) -> None:
+    corpus = make_corpus([[300, 200]] * 8, shard_pieces=1000)
+    whole = [corpus.open_shard("train", number).pieces.tolist() for number in range(4)]
+    name = f"train-00001.{array}.npy"
+    if how == "in another's place" and array != "pieces":
+        (corpus.path / name).write_bytes(b"")  # borders of equal shards are alike
+    else:
+        damage(corpus.path / name, how)
+    with pytest.raises(DataError, match=name):
+        open_corpus(corpus.path)
+    said: list[str] = []
+    sound = open_sound_shards(corpus.path, said.append)
+    read = [sound.open_shard("train", number).pieces.tolist() for number in range(3)]
+    assert read == [whole[0], whole[2], whole[3]]
+    assert [facts.pieces for facts in sound.shards("train")] == [1000] * 3
+    assert sound.total("train").documents == 6
+    assert sound.lost() == corpus.shards("train")[1]
+    assert sound.fingerprint != corpus.fingerprint
+    assert len(said) == 1
+    assert name in said[0]
+    assert said[0].endswith("lost: 2 documents, 1,000 pieces, 25.00% of train")
+
+
+def test_a_sound_corpus_is_read_whole(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus(DOCUMENTS)
+    sound = open_sound_shards(corpus.path, pytest.fail)
+    assert sound == corpus
+    assert sound.lost() == ShardFacts(0, 0, 0)
+
+
+def test_what_a_corpus_cannot_do_without_is_never_skipped(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus(DOCUMENTS)
+    (corpus.path / SHARD).unlink()
+    with pytest.raises(DataError, match="none of its 1 training shards verifies"):
+        open_sound_shards(corpus.path, lambda _: None)
+    (corpus.path / "vocab.txt").write_text("[PAD]\n")
+    with pytest.raises(DataError, match=r"vocab\.txt: ends at offset"):
+        open_sound_shards(corpus.path, lambda _: None)
 
 
 def test_a_link_out_of_the_folder_is_not_followed(make_corpus: MakeCorpus, tmp_path: Path) -> None:

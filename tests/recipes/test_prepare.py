@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertsmith.config import CasingConfig, CorpusConfig, PrepareConfig
+from bertsmith.config import CasingConfig, CorpusConfig, EngineConfig, PrepareConfig
 from bertsmith.data.shards import open_corpus
-from bertsmith.errors import DataError, FolderInUseError
+from bertsmith.errors import BertsmithError, ConfigError, DataError, FolderInUseError
 from bertsmith.recipes.prepare import prepare
 from bertsmith.text.wordpiece import SPECIAL_PIECES, Tokenizer, Vocabulary
 
@@ -52,6 +53,28 @@ def contents(folder: Path) -> dict[str, bytes]:
 def run(text: Path, tokenizer: Tokenizer, out: Path, **settings: object) -> dict[str, object]:
     config = PrepareConfig(**{"shard_pieces": 500_000, "held_out": 0.02} | settings)  # type: ignore[arg-type]
     return prepare([str(text)], tokenizer, out, CorpusConfig(), config)
+
+
+def test_a_worker_s_time_is_a_duration() -> None:
+    assert EngineConfig(worker_timeout="1.5m").timeout_seconds == 90
+    with pytest.raises(ConfigError, match="worker_timeout is '90'; expected a duration such as"):
+        EngineConfig(worker_timeout="90")
+
+
+def test_a_worker_that_hangs_is_told_with_its_text_and_nothing_is_left(
+    text: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    message = r"[ab]\.txt:\d+: worker process \d+ had not done its work after 0\.001 seconds"
+    with pytest.raises(BertsmithError, match=message):  # none is that fast
+        prepare(
+            [str(text)],
+            tokenizer,
+            tmp_path / "out",
+            CorpusConfig(),
+            PrepareConfig(workers=2),
+            engine=EngineConfig(worker_timeout="0.001s"),
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_worker_and_two_write_the_same_bytes(
@@ -217,7 +240,8 @@ def test_a_killed_worker_is_told_and_nothing_is_left(
     ]
     os.kill(workers[-1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
-    assert "BertsmithError: a worker process ended before its work was done" in errors
+    told = rf"BertsmithError: .*[ab]\.txt:\d+: worker process {workers[-1]} ended .* by SIGKILL"
+    assert re.search(told, errors)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["script.py", "vocab.txt"]
 
 

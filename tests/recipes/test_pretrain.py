@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -243,10 +244,15 @@ def test_raw_text_is_prepared_once_inside_the_run(tmp_path: Path, toy_vocabulary
     assert result["steps"] == 5
 
 
+def with_room(**changes: Any) -> PretrainSettings:
+    """Returns settings under which two sentences of so many pieces find room in an example."""
+    return replace(settings_with(**changes), examples=ExamplesConfig(sequence_length=40))
+
+
 def test_from_text_alone_a_vocabulary_is_learnt_first(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text.txt", 40)
     out = tmp_path / "run"
-    pretrain([str(text)], out, settings_with(steps=2, vocab_size=60))
+    pretrain([str(text)], out, with_room(steps=2, vocab_size=60))
     assert len(read_tokenizer(out / "vocab").vocabulary.pieces) <= 60
     assert read_tokenizer(out / "model").decode([5]) == read_tokenizer(out / "vocab").decode([5])
     with pytest.raises(ConfigError, match="vocab_size is given, but .* vocabulary of its own"):
@@ -255,7 +261,8 @@ def test_from_text_alone_a_vocabulary_is_learnt_first(tmp_path: Path) -> None:
 
 def test_a_cased_vocabulary_is_learnt_on_request(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text.txt", 60)
-    pretrain([str(text)], tmp_path / "run", settings_with(steps=2, vocab_size=60, cased=True))
+    settings = with_room(steps=2, vocab_size=60, cased=True)
+    pretrain([str(text)], tmp_path / "run", settings)
     tokenizer = read_tokenizer(tmp_path / "run/model")
     assert not tokenizer.casing.do_lower_case
     assert any(piece[0].isupper() for piece in tokenizer.vocabulary.pieces)

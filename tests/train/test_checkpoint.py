@@ -292,6 +292,7 @@ def test_a_failing_disk_ends_as_a_storage_error(
     assert sorted(os.listdir(tmp_path)) == ["latest", "step-00000001"]
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be told to write at once")
 def test_a_disk_that_cannot_sync_still_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bertsmith.errors import ConfigError, FolderInUseError, StorageError
-from bertsmith.train.run_folder import open_run_folder
+from bertsmith.errors import ConfigError, DataError, FolderInUseError, StorageError
+from bertsmith.train.run_folder import open_run_folder, read_metrics
 
 HOLD = """
 import sys, time
@@ -102,6 +103,17 @@ def test_settings_that_may_change_are_said_and_kept(tmp_path: Path) -> None:
     assert said == ["goes on with a changed setting: steps: 5 -> 9"]
 
 
+def test_a_setting_that_an_older_run_does_not_name_has_the_value_given_for_it(
+    tmp_path: Path,
+) -> None:
+    with open_run_folder(tmp_path / "run", resume=False) as folder:
+        folder.settle({"steps": 3}, may_change=(), say=silent)
+        now = {"steps": 3, "objective": "mlm"}
+        with pytest.raises(ConfigError, match="objective: 'mlm' -> 'lm'"):
+            folder.settle(now | {"objective": "lm"}, may_change=(), say=silent, unnamed=now)
+        folder.settle(now, may_change=(), say=silent, unnamed=now)
+
+
 def test_metrics_after_the_resumed_step_are_forgotten(tmp_path: Path) -> None:
     with open_run_folder(tmp_path, resume=True) as folder:
         rows = [{"step": step, "loss": 1 / step} for step in range(1, 8)]
@@ -120,3 +132,29 @@ def test_metrics_that_cannot_be_written_are_a_storage_error(tmp_path: Path) -> N
         (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
         with pytest.raises(StorageError, match=r"metrics\.jsonl: No space left on device; .* free"):
             folder.log({"step": 1})
+
+
+def test_a_row_that_a_full_disk_cuts_short_is_taken_back(tmp_path: Path) -> None:
+    """A limit on the file's size takes a part of the row and refuses the rest, as a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with open_run_folder(tmp_path, resume=True) as folder:
+        folder.log({"step": 1})
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, limits[1]))
+            with pytest.raises(StorageError, match=r"metrics\.jsonl: cannot be written \(File too"):
+                folder.log({"step": 2})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+        assert (tmp_path / "metrics.jsonl").stat().st_size == size
+        folder.log({"step": 3})
+        assert folder.metrics() == [{"step": 1}, {"step": 3}]
+
+
+@pytest.mark.parametrize("line", ['{"step": 2, "lo', "[2]", '{"loss": 1.0}', "\0\0\0"])
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2: is no row of metrics; .* remove that"):
+        read_metrics(tmp_path)

@@ -24,7 +24,7 @@ with StopRequests() as requests:
 """
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_sets_a_flag_and_the_handler_is_put_back(asked: signal.Signals) -> None:
     before = signal.getsignal(asked)
     with StopRequests() as requests:
@@ -42,6 +42,17 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
         text=True,
     )
     assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "SIGTERM\n")
+
+
+def test_under_nohup_a_closed_terminal_is_no_request() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequests() as requests:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert requests.stop == ""
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_save_asked_for_is_taken_once() -> None:

@@ -19,6 +19,8 @@ from bertsmith.config.encoder import (
     BertConfig,
     bert_of_size,
 )
+from bertsmith.config.engine import EngineConfig
+from bertsmith.config.filters import FilterConfig
 from bertsmith.config.labelled import (
     ColumnsConfig,
     FeatureTaggerConfig,
@@ -38,8 +40,11 @@ from bertsmith.config.training import (
     FinetuneConfig,
     OptimizerConfig,
     PretrainConfig,
+    RanksConfig,
     seconds_of,
+    weights_of,
 )
+from bertsmith.config.watching import WatchConfig
 
 EncoderConfig = BertConfig | ModernBertConfig  # the shape of an encoder of either kind
 
@@ -49,21 +54,26 @@ __all__ = [
     "ColumnsConfig",
     "CorpusConfig",
     "EncoderConfig",
+    "EngineConfig",
     "ExamplesConfig",
     "FeatureTaggerConfig",
+    "FilterConfig",
     "FinetuneConfig",
     "Help",
     "ModernBertConfig",
     "OptimizerConfig",
     "PrepareConfig",
     "PretrainConfig",
+    "RanksConfig",
     "SIZES",
     "Settings",
     "TaskConfig",
     "VocabConfig",
+    "WatchConfig",
     "bert_of_size",
     "modern_of_size",
     "read_settings_file",
     "seconds_of",
     "setting_names",
+    "weights_of",
 ]

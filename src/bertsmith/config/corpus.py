@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from bertsmith.config.settings import Help, Settings
+from bertsmith.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,22 +71,68 @@ class PrepareConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ExamplesConfig(Settings):
-    """What a pre-training example is.
+    """What a pre-training example is, and what is learnt from it.
 
-    Source: Devlin et al. 2019, appendix A.1 and A.2, and `create_pretraining_data.py`.
+    Source: Devlin et al. 2019, appendix A.1 and A.2, and `create_pretraining_data.py`; the order of
+    sentences (`sop`): Lan et al. 2020, section 3.1; spans: Joshi et al. 2020, section 3.1.
     """
 
+    objective: Annotated[
+        Literal["mlm", "lm"], Help("predict hidden pieces, or each next piece from those before it")
+    ] = "mlm"
+    sentence_task: Annotated[
+        Literal["nsp", "sop", "none"],
+        Help("is B the next text (nsp), do A and B stand in order (sop), or neither"),
+    ] = "nsp"
+    layout: Annotated[
+        Literal["pairs", "packed"],
+        Help("pairs of texts, or documents cut to full length, remainders side by side"),
+    ] = "pairs"
     sequence_length: Annotated[int, Ge(8), Help("pieces in an example, special ones included")] = (
         128
     )
     masked_lm_prob: Annotated[float, Gt(0), Lt(1), Help("share of pieces to predict")] = 0.15
+    final_masked_lm_prob: Annotated[
+        float | None, Gt(0), Lt(1), Help("share at the end of the run, to which it moves evenly")
+    ] = None
+    masked_units: Annotated[
+        Literal["pieces", "words", "spans"], Help("what is hidden whole: spans are of words")
+    ] = "pieces"
+    mask_share: Annotated[
+        float, Ge(0), Le(1), Help("share of the pieces to predict that become [MASK]")
+    ] = 0.8
+    random_share: Annotated[
+        float, Ge(0), Le(1), Help("share of them that become a random piece; the rest is kept")
+    ] = 0.1
     max_predictions_per_seq: Annotated[
         int | None, Ge(1), Help("most pieces predicted in an example; by default 20 in 128")
     ] = None
-    short_seq_prob: Annotated[float, Ge(0), Le(1), Help("share of examples made shorter")] = 0.1
+    short_seq_prob: Annotated[float, Ge(0), Le(1), Help("share of pairs made shorter")] = 0.1
     random_next_prob: Annotated[
-        float, Ge(0), Le(1), Help("share of pairs whose second half comes from elsewhere")
+        float, Ge(0), Le(1), Help("share of nsp pairs whose second half comes from elsewhere")
     ] = 0.5
     masking: Annotated[
         Literal["static", "dynamic"], Help("the same masks in every epoch, or new ones")
     ] = "dynamic"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_share + self.random_share > 1:
+            raise ConfigError(
+                f"mask_share {self.mask_share} and random_share {self.random_share} are together "
+                f"more than 1; expected shares of one whole, as in 0.8 and 0.1"
+            )
+        if self.sentence_task != "none" and (self.layout, self.objective) != ("pairs", "mlm"):
+            raise ConfigError(
+                f"sentence_task is {self.sentence_task!r}, but with layout {self.layout!r} and "
+                f"objective {self.objective!r} no pair of sentences is judged; "
+                f"give sentence_task none"
+            )
+        if self.objective == "lm" and (self.masked_units, self.final_masked_lm_prob) != (
+            "pieces",
+            None,
+        ):
+            raise ConfigError(
+                "objective is 'lm', which hides nothing; leave masked_units and "
+                "final_masked_lm_prob out"
+            )

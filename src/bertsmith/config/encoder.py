@@ -37,6 +37,7 @@ class BertConfig(Settings):
     type_vocab_size: Annotated[int, Ge(1), Help("kinds of segment")] = 2
     initializer_range: Annotated[float, Gt(0), Help("deviation of the initial weights")] = 0.02
     layer_norm_eps: Annotated[float, Gt(0), Help("added to variances in layer norms")] = 1e-12
+    is_decoder: Annotated[bool, Help("a token reads itself and those before it, no others")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

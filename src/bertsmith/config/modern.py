@@ -76,6 +76,11 @@ class ModernBertConfig(Settings):
             )
 
     @property
+    def is_decoder(self) -> bool:
+        """Returns whether a token reads only those before it: never."""
+        return False
+
+    @property
     def head_dropout(self) -> float:
         """Returns the rate of dropout on what a task's layer reads."""
         return self.classifier_dropout

@@ -48,6 +48,12 @@ class PretrainConfig(Settings):
         Help("directed: half of the heads begin by reading nearby"),
     ] = "published"
     tokens_per_batch: Annotated[int, Ge(8), Help("most pieces in one optimizer step")] = 4096
+    first_tokens_per_batch: Annotated[
+        int | None, Ge(8), Help("most pieces in the first step; grows to tokens_per_batch")
+    ] = None
+    batch_growth: Annotated[
+        Literal["linear", "doubling"], Help("how it grows over the run: evenly, or twofold at once")
+    ] = "linear"
     accumulate: Annotated[int, Ge(1), Help("parts in which a batch goes through the model")] = 1
     long_sequence_length: Annotated[int, Ge(8), Help("pieces in an example of the last phase")] = (
         512
@@ -58,6 +64,13 @@ class PretrainConfig(Settings):
     vocab_size: Annotated[
         int | None, Gt(5), Help("learn a vocabulary of this size from the text")
     ] = None
+    weights: Annotated[
+        str | None,
+        Help("how often each of several corpora is drawn, as in 0.7,0.3; by default as its size"),
+    ] = None
+    skip_bad_shards: Annotated[
+        bool, Help("train without the shards of a corpus that are damaged, and say what is lost")
+    ] = False
     cased: Annotated[
         bool | None, Help("keep case and accents; by default as a given vocabulary does, else no")
     ] = None
@@ -75,6 +88,13 @@ class PretrainConfig(Settings):
             raise ConfigError("steps and budget are both given; choose one of them")
         if self.budget is not None:
             seconds_of(self.budget)
+        if self.first_tokens_per_batch and self.first_tokens_per_batch > self.tokens_per_batch:
+            raise ConfigError(
+                f"first_tokens_per_batch is {self.first_tokens_per_batch}; expected at most "
+                f"tokens_per_batch, {self.tokens_per_batch}, to which it grows"
+            )
+        if self.weights is not None:
+            weights_of(self.weights)
         if self.architecture == "modern" and self.initialization == "directed":
             raise ConfigError(
                 "initialization is 'directed', which draws position embeddings, and architecture "
@@ -118,8 +138,29 @@ class FinetuneConfig(Settings):
     threads: Annotated[int | None, Ge(1), Help("threads of torch; by default one per core")] = None
 
 
-def seconds_of(duration: str) -> float:
-    """Returns the seconds in a duration such as '90s', '30m', '1.5h' or '2d'.
+@dataclass(frozen=True, kw_only=True)
+class RanksConfig(Settings):
+    """How several ranks, started by torchrun, train together."""
+
+    rank_timeout: Annotated[
+        str, Help("how long a rank waits for one that does not answer, as in 90s, 10m")
+    ] = "10m"
+    shard_model: Annotated[bool, Help("keep only a part of the weights on each rank, by FSDP2")] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seconds_of(self.rank_timeout, "rank_timeout")
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Returns `rank_timeout` in seconds."""
+        return seconds_of(self.rank_timeout, "rank_timeout")
+
+
+def seconds_of(duration: str, setting: str = "budget") -> float:
+    """Returns the seconds in a duration such as '90s', '30m', '1.5h' or '2d' of a setting.
 
     Raises:
         ConfigError: it is not a positive number with one of those units.
@@ -127,5 +168,22 @@ def seconds_of(duration: str) -> float:
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", duration)
     seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
     if not seconds > 0:
-        raise ConfigError(f"budget is {duration!r}; expected a duration such as 90s, 30m, 3h or 2d")
+        raise ConfigError(
+            f"{setting} is {duration!r}; expected a duration such as 90s, 30m, 3h or 2d"
+        )
     return seconds
+
+
+def weights_of(weights: str) -> tuple[float, ...]:
+    """Returns the numbers in weights such as '0.7,0.3'.
+
+    Raises:
+        ConfigError: one is not a number above zero.
+    """
+    numbers = [re.fullmatch(r" *([0-9]{0,9}\.?[0-9]{1,9}) *", part) for part in weights.split(",")]
+    found = tuple(float(number[1]) if number else 0.0 for number in numbers)
+    if not all(number > 0 for number in found):
+        raise ConfigError(
+            f"weights is {weights!r}; expected a number above zero for each corpus, as in 0.7,0.3"
+        )
+    return found

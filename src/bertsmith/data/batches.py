@@ -6,8 +6,9 @@ Shapes:  T tokens   S sequences   M masked positions
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import repeat
 from threading import Condition, Thread
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -17,8 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertsmith.data.examples import Example, PretrainingExamples
+from bertsmith.data.examples import Example
 from bertsmith.data.framing import Framed, check_budget
+from bertsmith.data.mixture import Examples
+from bertsmith.data.sharing import WHOLE, Share, numbers_of_share
+from bertsmith.errors import DataError
 
 Item = TypeVar("Item")
 
@@ -81,11 +85,12 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     shifted = [
         example.masked_positions + start for example, start in zip(examples, starts, strict=False)
     ]
+    judged = [example.next_label for example in examples if example.next_label is not None]
     return replace(
         batch,
         masked_positions=_int64(shifted),
         masked_labels=_int64([example.masked_labels for example in examples]),
-        next_labels=torch.tensor([example.next_label for example in examples]),
+        next_labels=torch.tensor(judged) if judged else None,
     )
 
 
@@ -125,34 +130,83 @@ class Position:
 class Step:
     """The batches of one optimizer step, and where the next step goes on."""
 
-    parts: list[PackedBatch]
+    parts: list[PackedBatch]  # of this rank
     position: Position
+    num_tokens: int  # of all ranks
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """How much one step takes in."""
+
+    tokens: int  # at most
+    masked_share: float | None = None  # of pieces to predict; None: as the examples' settings say
 
 
 def read_steps(
-    examples: PretrainingExamples, start: Position, *, tokens_per_batch: int, accumulate: int = 1
+    examples: Examples,
+    start: Position,
+    *,
+    tokens_per_batch: int,
+    accumulate: int = 1,
+    share: Share = WHOLE,
 ) -> Iterator[Step]:
     """Yields the steps from `start` on, epoch after epoch without end.
 
     A step takes examples in order while they stay within `tokens_per_batch`, in up to `accumulate`
-    parts of about equal size. What comes depends on `start` alone: resumed equals unbroken.
+    parts of about equal size. What comes depends on `start` alone: resumed equals unbroken. Of
+    several ranks each gets its `share` of the same step, in `accumulate` parts.
 
     Raises:
-        ConfigError: an example alone is longer than the budget.
+        ConfigError: an example alone is longer than the budget, or the ranks outnumber the examples
+            of a step.
     """
-    taken: list[Example] = []
-    total = 0
-    for example, position in _walk(examples, start):
-        check_budget(len(example), tokens_per_batch)
-        if total + len(example) > tokens_per_batch:
-            yield Step([pack(part) for part in _split(taken, accumulate)], position)
-            taken, total = [], 0
-        taken.append(example)
-        total += len(example)
+    sizes = repeat(StepSize(tokens_per_batch))
+    return read_sized_steps(examples, start, sizes, accumulate=accumulate, share=share)
+
+
+def read_sized_steps(
+    examples: Examples,
+    start: Position,
+    sizes: Iterable[StepSize],
+    *,
+    accumulate: int = 1,
+    share: Share = WHOLE,
+) -> Iterator[Step]:
+    """Yields a step for each of `sizes`, as `read_steps` does; a size is asked for as it is needed.
+
+    Raises:
+        ConfigError: an example alone is longer than a step may be.
+        DataError: an epoch has no example at all.
+    """
+    position = start
+    ahead: int | None = None  # pieces of the example at `position`, where they have been counted
+    for size in sizes:
+        taken: list[Position] = []
+        lengths: list[int] = []
+        while True:
+            if ahead is None:
+                ahead, position = _next(examples, position)
+            check_budget(ahead, size.tokens)
+            if sum(lengths) + ahead > size.tokens:
+                break
+            taken.append(position)
+            lengths.append(ahead)
+            ahead, position = None, replace(position, index=position.index + 1)
+        parts = [
+            pack(
+                [
+                    examples.example(taken[number].epoch, taken[number].index, size.masked_share)
+                    for number in numbers
+                ]
+            )
+            for numbers in _parts(lengths, accumulate, share)
+        ]
+        yield Step(parts, position, sum(lengths))
 
 
 def read_epoch(
-    examples: PretrainingExamples, epoch: int = 0, *, tokens_per_batch: int
+    examples: Examples, epoch: int = 0, *, tokens_per_batch: int
 ) -> Iterator[PackedBatch]:
     """Yields all examples of one epoch, in order, in batches within `tokens_per_batch`.
 
@@ -173,27 +227,35 @@ def read_epoch(
         yield pack(taken)
 
 
-def _walk(examples: PretrainingExamples, start: Position) -> Iterator[tuple[Example, Position]]:
-    """Yields every example from `start` on, with its own position."""
-    epoch, index = start.epoch, start.index
-    while True:
-        try:
-            example = examples.example(epoch, index)
-        except IndexError:  # an epoch's end is found when reached: counting would plan all of it
-            epoch, index = epoch + 1, 0
-            continue
-        yield example, Position(epoch, index)
-        index += 1
+def _next(examples: Examples, position: Position) -> tuple[int, Position]:
+    """Returns how long the example at `position` is, or the first of the next epoch, and where."""
+    try:
+        return examples.length(position.epoch, position.index), position
+    except IndexError:  # an epoch's end is found when reached: counting would plan all of it
+        if position.index == 0:
+            raise DataError(
+                f"epoch {position.epoch} holds no example: no document of the corpus has a pair "
+                f"of texts; expected documents of two pieces or more"
+            ) from None
+        following = Position(position.epoch + 1, 0)
+        return examples.length(following.epoch, 0), following
 
 
-def _split(examples: list[Example], parts: int) -> Iterator[list[Example]]:
-    """Yields `examples` in up to `parts` runs of about as many tokens; none is empty."""
-    ends = np.cumsum([len(example) for example in examples])
+def _parts(lengths: list[int], accumulate: int, share: Share) -> Iterable[Sequence[int]]:
+    """Returns the numbers of the examples of each part of this rank's share of a step."""
+    if share.ranks == 1:
+        return _split(lengths, accumulate)
+    return numbers_of_share(lengths, share, accumulate)
+
+
+def _split(lengths: list[int], parts: int) -> Iterator[range]:
+    """Yields the numbers of `lengths` in up to `parts` runs of about as much; none is empty."""
+    ends = np.cumsum(lengths)
     borders = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="right")
     start = 0
-    for border in [*borders.tolist(), len(examples)]:
+    for border in [*borders.tolist(), len(lengths)]:
         if border > start:
-            yield examples[start:border]
+            yield range(start, border)
             start = border
 
 

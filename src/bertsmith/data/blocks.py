@@ -26,6 +26,14 @@ Block = list[list[str]]  # the paragraphs of each document
 
 
 @dataclass(frozen=True)
+class TextBlock:
+    """Documents that are worked on together; `origin` is where they begin, for messages."""
+
+    origin: str
+    documents: Block
+
+
+@dataclass(frozen=True)
 class BlockWork:
     """What is the same for every block."""
 
@@ -68,18 +76,19 @@ class EncodedBlock:
             piece, sentence = piece + pieces, sentence + sentences
 
 
-def cut_blocks(documents: Iterable[Document]) -> Iterator[Block]:
+def cut_blocks(documents: Iterable[Document]) -> Iterator[TextBlock]:
     """Yields runs of documents of about two million characters."""
     block: Block = []
-    size = 0
+    origin, size = "", 0
     for document in documents:
+        origin = origin or document.origin
         block.append(document.paragraphs)
         size += sum(map(len, document.paragraphs))
         if size >= BLOCK_CHARACTERS:
-            yield block
-            block, size = [], 0
+            yield TextBlock(origin, block)
+            block, origin, size = [], "", 0
     if block:
-        yield block
+        yield TextBlock(origin, block)
 
 
 def encode_block(block: Block, work: BlockWork) -> EncodedBlock:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NoReturn
 
 from bertsmith.config import CorpusConfig
 from bertsmith.data.files import (
@@ -61,15 +62,25 @@ def read_documents(sources: Sequence[str], config: CorpusConfig) -> Iterator[Doc
     return _documents(find_files(sources), config)
 
 
+def read_files(files: Sequence[SourceFile], config: CorpusConfig) -> Iterator[Document]:
+    """Yields the documents of some of a corpus's files, as `read_documents`; there may be none."""
+    for file in files:
+        yield from _read_file(file, config)
+
+
+def refuse_no_text(files: Sequence[SourceFile]) -> NoReturn:
+    """Raises DataError: none of the files that were read holds a document."""
+    names = ", ".join(file.name for file in files[:3]) + (", .." if len(files) > 3 else "")
+    raise DataError(f"{names}: the corpus holds no text; expected at least one document")
+
+
 def _documents(files: list[SourceFile], config: CorpusConfig) -> Iterator[Document]:
     empty = True
-    for file in files:
-        for document in _read_file(file, config):
-            empty = False
-            yield document
+    for document in read_files(files, config):
+        empty = False
+        yield document
     if empty:
-        names = ", ".join(file.name for file in files[:3]) + (", .." if len(files) > 3 else "")
-        raise DataError(f"{names}: the corpus holds no text; expected at least one document")
+        refuse_no_text(files)
 
 
 def _read_file(file: SourceFile, config: CorpusConfig) -> Iterator[Document]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 BLOCK_BYTES = 1 << 20
+PART_BYTES = 1 << 22  # of files that are worked on as one
 LONGEST_LINE = 1 << 20  # characters; a longer line of plain text is read as several
 LONGEST_ROW = 1 << 26  # characters; a longer row of a table is an error
 COMPRESSIONS = (".gz", ".zst")
@@ -50,6 +51,10 @@ class SourceFile:
             raise MissingInputError(f"{self.name}: cannot be read ({_reason(error)})") from None
         changed = info.get("mtime") or info.get("LastModified") or info.get("ETag") or ""
         return self.name, info.get("size"), str(changed)
+
+    def size(self) -> int:
+        """Returns the file's bytes as it lies there, packed or not; 0 where they are not told."""
+        return self.stamp()[1] or 0
 
     def open(self) -> Any:
         """Returns the file's bytes as a binary file object, still packed.
@@ -114,6 +119,21 @@ def find_files(sources: Sequence[str]) -> list[SourceFile]:
             raise MissingInputError(f"{source}: no such file or folder, or a folder without files")
         found.extend(files)
     return found
+
+
+def in_parts(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
+    """Yields the files in order, each alone, or small ones together up to four megabytes."""
+    part: list[SourceFile] = []
+    size = 0
+    for file in files:
+        bytes_ = file.size()
+        if part and size + bytes_ > PART_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(file)
+        size += bytes_
+    if part:
+        yield part
 
 
 def _local_files(source: str) -> list[SourceFile]:

@@ -19,7 +19,13 @@ here it is drawn for every chunk, and the share is one of examples. And another 
 the same shard, not of the whole run; in a shard of a single document it is that document itself, as
 in the published code when ten tries have found no other.
 
-Source: google-research/bert, `create_pretraining_data.py`, `create_instances_from_document`.
+Where no random next is asked for (`sop`, `none`), every pair is two consecutive parts of one
+document. A chunk of one sentence is then parted inside it; one of a single piece is left out. With
+`sop` the two stand in the wrong order half of the time. (The published code of ALBERT gives a chunk
+of one sentence a random other text and calls that a wrong order, so that the topic tells.)
+
+Source: google-research/bert, `create_pretraining_data.py`, `create_instances_from_document`; for
+`sop` Lan et al. 2020 (ALBERT), section 3.1.
 """
 
 from __future__ import annotations
@@ -46,7 +52,7 @@ class Pairs:
     ends_a: NDArray[np.int64]  # [E]
     starts_b: NDArray[np.int64]  # [E]
     ends_b: NDArray[np.int64]  # [E]
-    next_labels: NDArray[np.int8]  # 0 B is the next text, 1 B is random [E]
+    next_labels: NDArray[np.int8]  # 0 B is the next text, 1 B is random, or comes before A [E]
     targets: NDArray[np.int32]  # pieces that the chunk was filled to [E]
     num_sentences: NDArray[np.int32]  # in the chunk, those that went back included [E]
 
@@ -56,6 +62,8 @@ class Pairs:
 
 def plan_pairs(shard: Shard, config: ExamplesConfig, draw: Callable[[], int]) -> Pairs:
     """Returns the examples of `shard` in document order; `draw` returns random words."""
+    if config.sentence_task != "nsp":
+        return _plan_consecutive(shard, config, draw)
     longest = config.sequence_length - NUM_SPECIAL
     shorter = below(config.short_seq_prob)
     elsewhere = below(config.random_next_prob)
@@ -84,7 +92,41 @@ def plan_pairs(shard: Shard, config: ExamplesConfig, draw: Callable[[], int]) ->
             else:
                 rows.append((begin, starts[border], starts[border], starts[end], 0, target, count))
                 sentence = end
-    columns = np.array(rows, dtype=np.int64).T
+    return _as_columns(rows)
+
+
+def _plan_consecutive(shard: Shard, config: ExamplesConfig, draw: Callable[[], int]) -> Pairs:
+    """Returns pairs of consecutive parts, for `sop` swapped half of the time."""
+    longest = config.sequence_length - NUM_SPECIAL
+    shorter = below(config.short_seq_prob)
+    swapped = below(0.5) if config.sentence_task == "sop" else 0
+    starts = shard.sentence_starts.tolist()
+    documents = shard.document_starts.tolist()
+    rows: list[tuple[int, ...]] = []
+    for sentence, last in zip(documents, documents[1:], strict=False):
+        while sentence < last:
+            target = longest
+            if draw() < shorter:
+                target = 2 + (draw() * (longest - 1) >> WORD_BITS)
+            begin = starts[sentence]
+            end = bisect_left(starts, begin + target, sentence + 1, last)
+            count, stop = end - sentence, starts[end]
+            if count > 1:
+                border = starts[sentence + 1 + (draw() * (count - 1) >> WORD_BITS)]
+            else:
+                border = begin + 1 + (draw() * (stop - begin - 1) >> WORD_BITS)
+            if border < stop:
+                first, second = (begin, border), (border, stop)
+                is_swapped = draw() < swapped
+                if is_swapped:
+                    first, second = second, first
+                rows.append((*first, *second, int(is_swapped), target, count))
+            sentence = end
+    return _as_columns(rows)
+
+
+def _as_columns(rows: list[tuple[int, ...]]) -> Pairs:
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 7).T
     return Pairs(
         starts_a=columns[0].copy(),
         ends_a=columns[1].copy(),

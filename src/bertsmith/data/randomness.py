@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     MASKS = 2  # which of its pieces are hidden, and where it is cut
     SHARD_ORDER = 3
     EXAMPLE_ORDER = 4
+    MIXTURE = 9  # which corpus of several an example comes from
 
 
 def random_words(

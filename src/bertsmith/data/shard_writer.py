@@ -9,10 +9,12 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Self
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from bertsmith.data.shards import (
     FORMAT,
     MANIFEST,
     SPLITS,
+    SUMMED_BYTES,
     VERSION,
     VOCABULARY,
     FileFacts,
@@ -30,6 +33,7 @@ from bertsmith.data.shards import (
     ShardFacts,
     Split,
     array_name,
+    as_text,
 )
 from bertsmith.errors import FolderInUseError
 from bertsmith.storage import storage_errors, sync
@@ -89,7 +93,13 @@ class CorpusWriter:
         written = sum(facts.documents for facts in self._shards[split])
         return written + len(self._open[split].pieces)
 
-    def finish(self, origin: dict[str, Any], *, text_bytes: int) -> None:
+    def finish(
+        self,
+        origin: dict[str, Any],
+        *,
+        text_bytes: int,
+        filtered: Mapping[str, dict[str, int]] | None = None,
+    ) -> None:
         """Writes what is open and the manifest, and puts the folder in its place."""
         for split in SPLITS:
             if self._open[split].pieces:
@@ -109,8 +119,12 @@ class CorpusWriter:
             text_bytes=text_bytes,
             shards=self._shards,
             files=dict(self._files),
+            filtered=dict(filtered or {}),
         )
-        self._write(MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+        values = asdict(manifest)
+        if not manifest.filtered:
+            del values["filtered"]
+        self._write(MANIFEST, (json.dumps(values, indent=1) + "\n").encode())
         with storage_errors(self._path):
             sync(self._temporary)
             self._rename()
@@ -147,7 +161,7 @@ class CorpusWriter:
                 summed.write(content)
             file.flush()
             os.fsync(file.fileno())
-        self._files[name] = FileFacts(summed.size, summed.digest.hexdigest())
+        self._files[name] = summed.facts()
 
 
 @dataclass
@@ -161,19 +175,31 @@ class _OpenShard:
 
 
 class _SummedFile:
-    """Passes bytes on to a file and keeps their number and SHA-256."""
+    """Passes bytes on to a file; keeps their number, their SHA-256 and a CRC of each megabyte."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.size = 0
         self.digest = hashlib.sha256()
         self._file = file
+        self._crcs = [0]
 
     def write(self, content: bytes) -> int:
         """Writes all of `content`."""
         self._file.write(content)
         self.digest.update(content)
-        self.size += len(content)
+        rest = memoryview(content)
+        while len(rest):
+            filled = self.size % SUMMED_BYTES
+            if self.size and not filled:
+                self._crcs.append(0)
+            part, rest = rest[: SUMMED_BYTES - filled], rest[SUMMED_BYTES - filled :]
+            self._crcs[-1] = crc32(part, self._crcs[-1])
+            self.size += len(part)
         return len(content)
+
+    def facts(self) -> FileFacts:
+        """Returns what the file must be to be read."""
+        return FileFacts(self.size, self.digest.hexdigest(), as_text(self._crcs))
 
 
 def _starts(lengths: NDArray[Any]) -> NDArray[np.int64]:

@@ -15,7 +15,10 @@ No document stands in two shards. `shard_writer.py` writes the folder.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import textwrap
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +38,7 @@ VOCABULARY = "vocab.txt"
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 ARRAYS = ("pieces", "sentence_starts", "document_starts")
+SUMMED_BYTES = 1 << 20
 
 
 # ---------------------------------------------------------------------------------- the manifest
@@ -46,6 +50,7 @@ class FileFacts:
 
     bytes: int
     sha256: str
+    crc32: str = ""  # of each megabyte, eight hexadecimal digits: tells where bytes were altered
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,16 @@ class ShardFacts:
     documents: int
     sentences: int
     pieces: int
+
+
+def together(shards: Iterable[ShardFacts]) -> ShardFacts:
+    """Returns what several shards hold."""
+    facts = list(shards)
+    return ShardFacts(
+        documents=sum(shard.documents for shard in facts),
+        sentences=sum(shard.sentences for shard in facts),
+        pieces=sum(shard.pieces for shard in facts),
+    )
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,7 @@ class Manifest:
     text_bytes: int  # of the text that the pieces were made from, in UTF-8
     shards: dict[Split, list[ShardFacts]]
     files: dict[str, FileFacts]
+    filtered: dict[str, dict[str, int]] = field(default_factory=dict)  # what filters took away
 
 
 def piece_type(vocab_size: int) -> np.dtype[Any]:
@@ -105,15 +121,21 @@ class Shard:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenised corpus; made by `open_corpus`."""
+    """A tokenised corpus; made by `open_corpus` or `open_sound_shards`."""
 
     path: Path
     manifest: Manifest
+    bad: frozenset[tuple[Split, int]] = frozenset()  # shards that are passed over
 
     @property
     def fingerprint(self) -> str:
-        """Returns a digest of every file's own, and so of the whole content."""
-        sums = sorted((name, facts.sha256) for name, facts in self.manifest.files.items())
+        """Returns a digest of every file's own, and so of the whole content that is read."""
+        unread = {array_name(*shard, array) for shard in self.bad for array in ARRAYS}
+        sums = sorted(
+            (name, facts.sha256)
+            for name, facts in self.manifest.files.items()
+            if name not in unread
+        )
         return hashlib.sha256(repr(sums).encode()).hexdigest()
 
     @property
@@ -128,20 +150,27 @@ class Corpus:
 
     def shards(self, split: Split) -> tuple[ShardFacts, ...]:
         """Returns what each shard of `split` holds, in order."""
-        return tuple(self.manifest.shards.get(split, ()))
+        shards = self.manifest.shards.get(split, [])
+        return tuple(shards[number] for number in self._numbers(split))
 
     def total(self, split: Split) -> ShardFacts:
         """Returns what all shards of `split` hold together."""
-        shards = self.shards(split)
-        return ShardFacts(
-            documents=sum(shard.documents for shard in shards),
-            sentences=sum(shard.sentences for shard in shards),
-            pieces=sum(shard.pieces for shard in shards),
-        )
+        return together(self.shards(split))
+
+    def lost(self) -> ShardFacts:
+        """Returns what the shards that are passed over hold together."""
+        facts = [self.manifest.shards[split][number] for split, number in self.bad]
+        return together(facts)
 
     def open_shard(self, split: Split, number: int) -> Shard:
         """Returns the arrays of shard `number` of `split`; they take memory as they are read."""
-        return Shard(*(_mapped(self.path / array_name(split, number, array)) for array in ARRAYS))
+        found = self._numbers(split)[number]
+        return Shard(*(_mapped(self.path / array_name(split, found, array)) for array in ARRAYS))
+
+    def _numbers(self, split: Split) -> list[int]:
+        """Returns the numbers in the names of the shards that are read."""
+        count = len(self.manifest.shards.get(split, ()))
+        return [number for number in range(count) if (split, number) not in self.bad]
 
     def read_tokenizer(self) -> Tokenizer:
         """Returns the tokenizer that made the piece ids, from the vocabulary beside them."""
@@ -180,6 +209,41 @@ def open_corpus(path: Path, *, verify: bool = True) -> Corpus:
         for split in SPLITS:
             for number, shard in enumerate(corpus.shards(split)):
                 _check_shard(corpus, split, number, shard)
+    return corpus
+
+
+def open_sound_shards(path: Path, say: Callable[[str], None]) -> Corpus:
+    """Returns the corpus in `path` without the shards that do not verify; says what is lost.
+
+    What it cannot do without is the manifest, the vocabulary and one shard to train on.
+
+    Raises:
+        MissingInputError: there is no such folder, or it holds no corpus.json.
+        DataError: the manifest or the vocabulary is damaged, or every shard of the training text.
+    """
+    whole = Corpus(path, _read_manifest(path))
+    _check_file(path / VOCABULARY, whole.manifest.files[VOCABULARY], True)
+    bad: set[tuple[Split, int]] = set()
+    for split in SPLITS:
+        for number, facts in enumerate(whole.shards(split)):
+            try:
+                for array in ARRAYS:
+                    name = array_name(split, number, array)
+                    _check_file(path / name, whole.manifest.files[name], True)
+                _check_shard(whole, split, number, facts)
+            except DataError as error:
+                bad.add((split, number))
+                share = facts.pieces / max(1, whole.total(split).pieces)
+                say(
+                    f"passed over a damaged shard: {error}; lost: {facts.documents:,} documents, "
+                    f"{facts.pieces:,} pieces, {share:.2%} of {split}"
+                )
+    corpus = Corpus(path, whole.manifest, frozenset(bad))
+    if whole.shards("train") and not corpus.shards("train"):
+        raise DataError(
+            f"{path}: none of its {len(whole.shards('train'))} training shards verifies; prepare "
+            f"the corpus again"
+        )
     return corpus
 
 
@@ -229,12 +293,31 @@ def _check_file(path: Path, facts: FileFacts, verify: bool) -> None:
             if found != facts.sha256:
                 raise DataError(
                     f"{path}: its SHA-256 is {found[:16]}..; expected {facts.sha256[:16]}..: "
-                    f"bytes were altered, or it is another file; prepare the corpus again"
+                    f"bytes were altered{_altered_place(path, facts)}, or it is another file; "
+                    f"prepare the corpus again"
                 )
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); it is listed in {MANIFEST}"
         ) from None
+
+
+def _altered_place(path: Path, facts: FileFacts) -> str:
+    """Returns where the first altered byte lies, as far as the manifest tells."""
+    with path.open("rb") as file:
+        found = [zlib.crc32(part) for part in iter(lambda: file.read(SUMMED_BYTES), b"")]
+    expected = textwrap.wrap(facts.crc32, 8)
+    for number, (crc, wanted) in enumerate(zip(found, expected, strict=False)):
+        if as_text([crc]) != wanted:
+            begin = number * SUMMED_BYTES
+            end = min(begin + SUMMED_BYTES, facts.bytes)
+            return f" between offsets {begin:,} and {end:,}"
+    return ""
+
+
+def as_text(crcs: Iterable[int]) -> str:
+    """Returns checksums as eight hexadecimal digits each."""
+    return "".join(f"{crc:08x}" for crc in crcs)
 
 
 def _mapped(path: Path) -> NDArray[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from importlib import metadata
 from typing import Any
 
@@ -20,6 +19,8 @@ def describe() -> dict[str, Any]:
     """
     import torch
 
+    from bertsmith.model.peak import peak_flops
+
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -28,7 +29,7 @@ def describe() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_gb": round(_memory_bytes() / 2**30, 1),
         "devices": _devices(torch),
-        "matmul_gflops": round(_matmul_gflops(torch), 1),
+        "matmul_gflops": round(peak_flops() / 1e9, 1),
         "missing": _missing(),
     }
 
@@ -47,16 +48,6 @@ def _devices(torch: Any) -> list[str]:
     if torch.backends.mps.is_available():
         found.append("mps")
     return found
-
-
-def _matmul_gflops(torch: Any, size: int = 1024) -> float:
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e9
 
 
 def _missing() -> list[str]:

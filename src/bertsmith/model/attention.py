@@ -37,7 +37,8 @@ class Group:
     longest: int  # L
     padded: Tensor | None = None  # token of the group for each padded place; int64 [B * L]
     packed: Tensor | None = None  # padded place of each token of the group; int64 [P]
-    bias: Tensor | None = None  # 0 where a key may be read, else -inf; [B, 1, 1 or L, L]
+    # 0 where a key may be read, else -inf; [B, 1, 1 or L, L], causal [L, L]
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,13 @@ class Layout:
     order: Tensor | None  # token of the batch at each place; int64 [T]; None: as given
     inverse: Tensor | None  # place of each token of the batch; int64 [T]
     groups: tuple[Group, ...]
+    causal: bool = False  # a token reads itself and those before it, no others
 
     @classmethod
-    def of(cls, sequence_starts: Tensor, device: torch.device) -> Layout:
+    def of(cls, sequence_starts: Tensor, device: torch.device, causal: bool = False) -> Layout:
         """Returns the layout of sequences that start at `sequence_starts`, int [S + 1].
+
+        With `causal`, a token reads itself and those before it in its sequence, no others.
 
         Raises:
             DataError: there is no sequence, or one is empty.
@@ -70,7 +74,7 @@ class Layout:
             order = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in ranks])
         groups, first = [], 0
         for members in _near_lengths(lengths[ranks]):
-            groups.append(_group(members, first, device))
+            groups.append(_group(members, first, device, causal))
             first = groups[-1].last
         places = None if order is None else torch.from_numpy(order).to(device)
         return cls(
@@ -79,6 +83,7 @@ class Layout:
             order=places,
             inverse=None if places is None else torch.argsort(places),
             groups=tuple(groups),
+            causal=causal,
         )
 
     def arrange(self, tokens: Tensor) -> Tensor:
@@ -116,11 +121,14 @@ def _near_lengths(lengths: np.ndarray) -> list[np.ndarray]:
     return np.split(lengths, cuts[1:])
 
 
-def _group(lengths: np.ndarray, first: int, device: torch.device) -> Group:
+def _group(lengths: np.ndarray, first: int, device: torch.device, causal: bool) -> Group:
     sequences, longest = len(lengths), int(lengths[0])
     last = first + int(lengths.sum())
+    onward = None
+    if causal:  # padding stands behind a sequence's tokens, so this alone hides it from them
+        onward = torch.full((longest, longest), -torch.inf, device=device).triu(1)  # [L, L]
     if lengths[-1] == longest:
-        return Group(first, last, sequences, longest)
+        return Group(first, last, sequences, longest, bias=onward)
     used = np.arange(longest) < lengths[:, None]  # [B, L]
     padded = np.zeros(used.shape, dtype=np.int64)  # padding reads token 0, which is then masked
     padded[used] = np.arange(last - first)
@@ -132,7 +140,7 @@ def _group(lengths: np.ndarray, first: int, device: torch.device) -> Group:
         longest,
         padded=torch.from_numpy(padded.reshape(-1)).to(device),
         packed=torch.from_numpy(np.flatnonzero(used)).to(device),
-        bias=torch.from_numpy(bias).to(device),
+        bias=torch.from_numpy(bias).to(device) if onward is None else onward,
     )
 
 
@@ -175,6 +183,7 @@ class SelfAttention(nn.Module):
             layout: where sequences end.
             noise: dropout masks, when training.
         """
+        assert not layout.causal, "the first token of a sequence has none before it to read"
         size = hidden.shape[1]
         weight, bias = self.qkv.weight, self.qkv.bias
         query = F.linear(hidden.index_select(0, firsts), weight[:size], bias[:size])  # [S, H]
@@ -244,8 +253,9 @@ def flash(qkv: Tensor, layout: Layout, num_heads: int, window: int = -1) -> Tens
         F.pad(layout.starts.diff().sort(descending=True).values, (1, 0)), 0, dtype=torch.int32
     )
     longest = layout.longest
+    sides = (-1, 0) if layout.causal else (window, window)  # tokens to the left and right; -1: all
     context = varlen_attn(  # [T, N, D]
-        query, key, value, starts, starts, longest, longest, window_size=(window, window)
+        query, key, value, starts, starts, longest, longest, window_size=sides
     )
     assert isinstance(context, Tensor)  # a pair only where its second half is asked for
     return context.flatten(1)  # [T, H]

@@ -86,9 +86,11 @@ class Bert(nn.Module):
     """The encoder: embeddings, blocks, and the pooler over each sequence's first token.
 
     In training mode every forward pass draws its dropout masks anew, from a number that it takes
-    from torch's default generator.
+    from torch's default generator. Where the settings say `is_decoder`, a token reads itself and
+    those before it, no others.
 
-    Source: Devlin et al. 2019, section 3; it agrees with `transformers.BertModel`.
+    Source: Devlin et al. 2019, section 3, and section 5.1 for left to right; it agrees with
+    `transformers.BertModel`.
     """
 
     def __init__(self, config: BertConfig, with_pooler: bool = True) -> None:
@@ -123,7 +125,7 @@ class Bert(nn.Module):
         Raises:
             DataError: a piece, segment or position is not one that the model knows.
         """
-        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        hidden, layout, noise = self.begin(piece_ids, segment_ids, position_ids, sequence_starts)
         for block in self.blocks:
             hidden = block(hidden, layout, noise)  # [T, H]
         return layout.restore(hidden)  # [T, H]
@@ -132,7 +134,7 @@ class Bert(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> list[Tensor]:
         """Returns the embeddings and the states of every block, each [T, H]; see `forward`."""
-        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        hidden, layout, noise = self.begin(piece_ids, segment_ids, position_ids, sequence_starts)
         states = [hidden]
         for block in self.blocks:
             states.append(block(states[-1], layout, noise))  # [T, H]
@@ -143,9 +145,15 @@ class Bert(nn.Module):
     ) -> Tensor:
         """Returns the state of each sequence's first token in the last block; see `forward`. [S, H]
 
-        It is what `forward` gives there, but the last block computes nothing for other tokens.
+        It is what `forward` gives there, but the last block computes nothing for other tokens. Left
+        to right a first token has read nothing: there it is the state of the last one, [SEP].
         """
-        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        if self.config.is_decoder:
+            hidden = self(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+            return hidden.index_select(
+                0, sequence_starts[1:].to(hidden.device).long() - 1
+            )  # [S, H]
+        hidden, layout, noise = self.begin(piece_ids, segment_ids, position_ids, sequence_starts)
         for block in self.blocks[:-1]:
             hidden = block(hidden, layout, noise)  # [T, H]
         last = cast(Block, self.blocks[-1])
@@ -159,28 +167,29 @@ class Bert(nn.Module):
     def of_texts(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
-        """Returns the vector that stands for each sequence; see `forward`. [S, H]"""
+        """Returns the vector that stands for each sequence; see `firsts`. [S, H]"""
         return self.pool(  # [S, H]
             self.firsts(piece_ids, segment_ids, position_ids, sequence_starts)
         )
 
     def of_texts_among(self, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
-        """Returns the same from the states of all tokens. [T, H], int32 [S + 1] -> [S, H]"""
+        """Returns the vectors of first tokens, from all states. [T, H], int32 [S + 1] -> [S, H]"""
         return self.pool(first_states(hidden, sequence_starts))  # [S, H]
 
     def of_tokens(self, hidden: Tensor) -> Tensor:
         """Returns what a layer that labels tokens reads of their states: these. [M, H]"""
         return hidden
 
-    def _embed(
+    def begin(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> tuple[Tensor, Layout, Noise | None]:
+        """Returns what blocks read: states in the layout's order [T, H], the layout, the noise."""
         if piece_ids.device.type == "cpu":  # elsewhere the check would wait for the device
             check_known("piece id", piece_ids, self.config.vocab_size, "vocab_size")
             check_known("segment", segment_ids, self.config.type_vocab_size, "type_vocab_size")
             longest = self.config.max_position_embeddings
             check_known("position", position_ids, longest, "max_position_embeddings")
-        layout = Layout.of(sequence_starts, piece_ids.device)
+        layout = Layout.of(sequence_starts, piece_ids.device, causal=self.config.is_decoder)
         noise = Noise.draw() if self.training else None
         parts = (layout.arrange(ids) for ids in (piece_ids, segment_ids, position_ids))
         return self.embeddings(*parts, noise), layout, noise

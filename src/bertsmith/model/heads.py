@@ -1,4 +1,4 @@
-"""What pre-training puts on the encoder: masked pieces and next sentence.
+"""What pre-training puts on the encoder: masked or next pieces, and the judgement of a pair.
 
 A trainable model's `forward` takes the tensors of one packed batch and returns sums by name;
 `counts` says how many things each was summed over. Names that end in `loss` are minimised.
@@ -21,6 +21,7 @@ from bertsmith.model.bert import Bert, activate, first_states, initialize
 
 _BLOCK_LOGITS = 1 << 19  # logits that are worked on at a time: 2 MiB, to stay in the cache
 _FEWEST_PIECES = 256  # of a block: products of fewer columns are slow
+_CHUNK = 1024  # states that are scored together where every token's are
 
 
 class MaskedPieceHead(nn.Module):
@@ -45,13 +46,19 @@ class MaskedPieceHead(nn.Module):
 class BertForPreTraining(nn.Module):
     """The encoder with the heads it is pre-trained with; without `next_sentence`, with MLM alone.
 
-    Source: Devlin et al. 2019, section 3.1; it agrees with `transformers.BertForPreTraining`
-    (without `next_sentence`: `transformers.BertForMaskedLM`).
+    With an encoder that reads left to right (`is_decoder`) and no `next_sentence` it is a language
+    model: the same head predicts the piece that follows, and its sums are `lm_...`, not `mlm_...`.
+
+    Source: Devlin et al. 2019, section 3.1, and section 5.1 ("LTR & No NSP"); it agrees with
+    `transformers.BertForPreTraining` (without `next_sentence`: `transformers.BertForMaskedLM`;
+    left to right: `transformers.BertLMHeadModel`).
     """
 
     def __init__(self, config: BertConfig, next_sentence: bool = True) -> None:
         super().__init__()
+        assert not (config.is_decoder and next_sentence), "[CLS] has read nothing, left to right"
         self.config = config
+        self.piece_task = "lm" if config.is_decoder else "mlm"
         self.encoder = Bert(config, with_pooler=next_sentence)
         self.masked = MaskedPieceHead(config)
         self.next = nn.Linear(config.hidden_size, 2) if next_sentence else None
@@ -70,18 +77,22 @@ class BertForPreTraining(nn.Module):
     ) -> dict[str, Tensor]:
         """Returns sums of `mlm_loss` and `mlm_accuracy`, and of `nsp_...` where there is that head.
 
+        Left to right they are `lm_loss` and `lm_accuracy`.
+
         Args:
             piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
-            masked_positions: tokens to predict, counted over the whole batch. int64 [M]
-            masked_labels: the pieces that stood there. int64 [M]
+            masked_positions: tokens to predict, counted over the whole batch; left to right, those
+                whose next one is predicted. int64 [M]
+            masked_labels: the pieces that stood there, or that come next. int64 [M]
             next_labels: 0 where the second half is the true next one, 1 where not. int64 [S]
         """
         hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
         states = self.masked(hidden.index_select(0, masked_positions))  # [M, H]
-        loss, correct = piece_loss(
+        loss_of = piece_loss_in_chunks if self.config.is_decoder else piece_loss
+        loss, correct = loss_of(
             states, self.encoder.embeddings.pieces.weight, self.masked.bias, masked_labels
         )
-        sums = {"mlm_loss": loss, "mlm_accuracy": correct}
+        sums = {f"{self.piece_task}_loss": loss, f"{self.piece_task}_accuracy": correct}
         if self.next is not None:
             if next_labels is None:
                 raise DataError(
@@ -96,7 +107,7 @@ class BertForPreTraining(nn.Module):
     ) -> dict[str, int]:
         """Returns how many things each sum of `forward` is over."""
         masked, sequences = len(masked_positions), len(sequence_starts) - 1
-        counts = {"mlm_loss": masked, "mlm_accuracy": masked}
+        counts = {f"{self.piece_task}_loss": masked, f"{self.piece_task}_accuracy": masked}
         if self.next is not None:
             counts |= {"nsp_loss": sequences, "nsp_accuracy": sequences}
         return counts
@@ -148,6 +159,56 @@ def piece_loss(
         loss, correct = _PieceLoss.apply(states, weight, bias, labels, torch.is_grad_enabled())
         return loss, correct
     return class_loss(F.linear(states, weight, bias), labels)
+
+
+def piece_loss_in_chunks(
+    states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns what `piece_loss` does, in memory that does not grow with the number of states.
+
+    The gradient is made chunk by chunk on the way forward, so that no chunk's scores are kept.
+    """
+    if len(labels) <= _CHUNK or not torch.is_grad_enabled():
+        chunks = zip(states.split(_CHUNK), labels.split(_CHUNK), strict=True)
+        parts = [piece_loss(some, weight, bias, right) for some, right in chunks]
+        losses, corrects = zip(*parts, strict=True)
+        return sum(losses[1:], losses[0]), sum(corrects[1:], corrects[0])
+    loss, correct = _ChunkedPieceLoss.apply(states, weight, bias, labels)
+    return loss, correct
+
+
+class _ChunkedPieceLoss(torch.autograd.Function):
+    """The sum of `piece_loss` over chunks of states, whose gradient is ready when it is asked for.
+
+    A sum's gradient is that of its parts times one number, which is known only on the way back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        for_states = torch.empty_like(states)  # [M, H]
+        totals = [torch.zeros_like(weight), torch.zeros_like(bias)]  # [V, H], [V]
+        loss, correct = states.new_zeros(()), labels.new_zeros(())
+        first = 0
+        for some, right in zip(states.split(_CHUNK), labels.split(_CHUNK), strict=True):
+            with torch.enable_grad():
+                leaf, *shared = (part.detach().requires_grad_() for part in (some, weight, bias))
+                part_loss, part_correct = piece_loss(leaf, shared[0], shared[1], right)
+            gradients = torch.autograd.grad(part_loss, [leaf, *shared])
+            for_states[first : first + len(some)] = gradients[0]
+            for total, gradient in zip(totals, gradients[1:], strict=True):
+                total += gradient
+            loss, correct = loss + part_loss.detach(), correct + part_correct
+            first += len(some)
+        ctx.save_for_backward(for_states, *totals)
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return *(gradient * scale for gradient in ctx.saved_tensors), None
 
 
 class _PieceLoss(torch.autograd.Function):

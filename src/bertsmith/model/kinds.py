@@ -36,10 +36,13 @@ def encoder_of_tokens(config: EncoderConfig, with_texts: bool) -> Encoder:
     return encoder_of(config, with_pooler=with_texts or not isinstance(config, BertConfig))
 
 
-def pretraining_model_of(config: EncoderConfig) -> PretrainingModel:
-    """Returns a new model with all heads that its kind is pre-trained with."""
+def pretraining_model_of(config: EncoderConfig, next_sentence: bool = True) -> PretrainingModel:
+    """Returns a new model with the heads that its kind is pre-trained with.
+
+    The modern kind has none for next sentences, whatever `next_sentence` says.
+    """
     if isinstance(config, BertConfig):
-        return BertForPreTraining(config)
+        return BertForPreTraining(config, next_sentence)
     return ModernBertForPreTraining(config)
 
 

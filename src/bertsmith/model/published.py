@@ -26,6 +26,7 @@ from bertsmith.model.task_heads import (
     BertForClassification,
     BertForRegression,
     BertForTagging,
+    OnFirsts,
     TaskModel,
 )
 
@@ -37,6 +38,8 @@ def encoder_in(model: AnyModel) -> Encoder:
     return model if isinstance(model, Encoder) else model.encoder
 
 
+LAST_TOKEN = "bert-left-to-right"  # the model_type of what `transformers` has no class for
+
 # Our classes of task models and the published ones, without what tells the kind of encoder.
 _TASK_ARCHITECTURES: dict[type[TaskModel], str] = {
     BertForClassification: "BertForSequenceClassification",
@@ -45,7 +48,10 @@ _TASK_ARCHITECTURES: dict[type[TaskModel], str] = {
     BertForAnswering: "BertForQuestionAnswering",
     BertForChoice: "BertForMultipleChoice",
 }
-_KINDS = {"bert": "", "modernbert": "Modern"}  # `model_type`, and how architectures begin
+# `model_type`, and how architectures begin.
+_KINDS = {"bert": "", LAST_TOKEN: "", "modernbert": "Modern"}
+# Published classes that read left to right where `is_decoder` says so, and agree with ours.
+_MAY_READ_LEFT_TO_RIGHT = ("BertModel", "BertForTokenClassification", "BertForQuestionAnswering")
 
 
 def names_of(config: EncoderConfig) -> NameTable:
@@ -55,6 +61,8 @@ def names_of(config: EncoderConfig) -> NameTable:
 
 def architecture_of(model: AnyModel) -> str:
     """Returns the name of the class of `transformers` that has the same heads."""
+    if isinstance(model, BertForPreTraining) and model.config.is_decoder:
+        return "BertLMHeadModel"
     if isinstance(model, BertForPreTraining):
         return "BertForMaskedLM" if model.next is None else "BertForPreTraining"
     if isinstance(model, ModernBertForPreTraining):
@@ -75,6 +83,8 @@ def published_config(
     """
     config = model.config
     kind = "bert" if isinstance(config, BertConfig) else "modernbert"
+    if config.is_decoder and isinstance(model, OnFirsts):
+        kind = LAST_TOKEN
     published: dict[str, Any] = {"architectures": [architecture_of(model)], "model_type": kind}
     published |= config.to_mapping() | {"pad_token_id": special_ids["pad"]}
     if isinstance(config, BertConfig):
@@ -121,10 +131,16 @@ def config_of(published: Mapping[str, Any], where: str) -> EncoderConfig:
         given = {**published, **settings_of_rope(published, where)}
         known = {name: given[name] for name in setting_names(ModernBertConfig) if name in given}
         return ModernBertConfig.from_mapping(known, where=where)
+    name = (published.get("architectures") or [None])[0]
+    directions: tuple[bool | None, ...] = (False, None)
+    if name == "BertLMHeadModel" or published.get("model_type") == LAST_TOKEN:
+        directions = (True,)
+    elif name in _MAY_READ_LEFT_TO_RIGHT:
+        directions = (False, None, True)
     expected = {
-        "model_type": ("bert", None),
+        "model_type": ("bert", None, LAST_TOKEN),
         "position_embedding_type": ("absolute", None),
-        "is_decoder": (False, None),
+        "is_decoder": directions,
         "add_cross_attention": (False, None),
     }
     _require(published, expected, where, "a BERT encoder")
@@ -137,7 +153,7 @@ def _require(
 ) -> None:
     for key, allowed in expected.items():
         if published.get(key) not in allowed:
-            known = " or ".join(map(repr, _KINDS)) if key == "model_type" else repr(allowed[0])
+            known = "'bert' or 'modernbert'" if key == "model_type" else repr(allowed[0])
             raise CheckpointError(
                 f"{where}: {key} is {published[key]!r}; expected {known}, as in {what}"
             )
@@ -159,6 +175,8 @@ def model_of(
     with torch.device("meta"):  # no memory is taken before shapes are known to agree
         if name == "BertModel":
             return encoder_of(config, with_pooler=has_pooler(tensors, names_of(config))), {}
+        if name == "BertLMHeadModel" and isinstance(config, BertConfig):
+            return BertForPreTraining(config, next_sentence=False), {}
         if name in ("BertForPreTraining", "BertForMaskedLM"):
             if isinstance(config, ModernBertConfig):
                 return ModernBertForPreTraining(config), {}
@@ -166,7 +184,7 @@ def model_of(
             both = name == "BertForPreTraining" or has_next_sentence(tensors)
             return BertForPreTraining(config, next_sentence=both), {}
         if name not in _TASK_ARCHITECTURES.values():
-            known = ["BertForPreTraining", "BertForMaskedLM", "BertModel"]
+            known = ["BertForPreTraining", "BertForMaskedLM", "BertLMHeadModel", "BertModel"]
             known = sorted({*known, *_TASK_ARCHITECTURES.values()})
             raise CheckpointError(
                 f"{where}: architectures is {architectures!r}; expected one of {', '.join(known)}"

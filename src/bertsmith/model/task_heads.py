@@ -20,13 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bertsmith.config import EncoderConfig
+from bertsmith.errors import ConfigError
 from bertsmith.model.dropout import Noise, drop
 from bertsmith.model.heads import class_loss
 from bertsmith.model.kinds import Encoder, encoder_of, encoder_of_tokens, new_task_layer
 
 
-class _OnFirsts(nn.Module):
-    """The encoder with a layer on the vector that it makes of each sequence."""
+class OnFirsts(nn.Module):
+    """The encoder with a layer on the vector that it makes of each sequence.
+
+    Left to right it is made of the last token, which has read the others; see `Bert.firsts`.
+    """
 
     per_token: ClassVar[bool] = False
 
@@ -51,7 +55,7 @@ class _OnFirsts(nn.Module):
         return self.classifier(_dropped(self.encoder, texts))  # [S, C]
 
 
-class BertForClassification(_OnFirsts):
+class BertForClassification(OnFirsts):
     """The encoder with one score per class for each sequence, of which one or several are right.
 
     Source: Devlin et al. 2019, section 4.1; it agrees with
@@ -121,7 +125,7 @@ class BertForClassification(_OnFirsts):
         return {"loss": weight, "accuracy": len(labels)}
 
 
-class BertForRegression(_OnFirsts):
+class BertForRegression(OnFirsts):
     """The encoder with one number for each sequence.
 
     Source: Devlin et al. 2019, section 4.1 (STS-B); it agrees with
@@ -169,7 +173,17 @@ class BertForTagging(nn.Module):
     per_token: ClassVar[bool] = True
 
     def __init__(self, config: EncoderConfig, num_labels: int, *, num_intents: int = 0) -> None:
+        """Draws new weights from torch's default generator.
+
+        Raises:
+            ConfigError: intents are asked for of an encoder that reads left to right.
+        """
         super().__init__()
+        if config.is_decoder and num_intents:
+            raise ConfigError(
+                "the encoder reads left to right, so that [CLS], on which intents stand, has read "
+                "nothing; expected a bidirectional encoder, or tags without intents"
+            )
         self.config = config
         self.num_labels = num_labels
         self.num_intents = num_intents
@@ -290,7 +304,7 @@ class BertForAnswering(nn.Module):
         return self.spans(self.encoder.of_tokens(hidden))  # [T, 2]
 
 
-class BertForChoice(_OnFirsts):
+class BertForChoice(OnFirsts):
     """The encoder with one score for each sequence, of which the best of a row is chosen.
 
     Source: Devlin et al. 2019, section 4.4; it agrees with `transformers.BertForMultipleChoice`.

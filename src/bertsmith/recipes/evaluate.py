@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -20,11 +20,12 @@ from bertsmith.data.batches import PackedBatch, read_epoch
 from bertsmith.data.examples import PretrainingExamples
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.folder import load_model
+from bertsmith.folder import Loaded, load_model
 from bertsmith.model.kinds import PretrainingModel
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.prepare import prepare
+from bertsmith.recipes.pretraining_data import as_measured
 from bertsmith.train.loop import evaluate as measure
 
 _TOKENS_PER_BATCH = 4096
@@ -67,20 +68,20 @@ def evaluate_text(
 
     The text is cut into examples as for pre-training, all of it, with the same pairs and masks each
     time, and every piece to predict is hidden; examples are as long as the model allows, at most
-    128 pieces by default.
+    128 pieces by default. A model that reads left to right predicts every next piece instead, and
+    one that has learnt the order of sentences is asked for that.
 
     Returns:
-        `mlm_loss`, `perplexity`, `mlm_accuracy`; `nsp_loss` and `nsp_accuracy` where the model has
-        that head; `examples`, `tokens` and `seconds`.
+        `mlm_loss`, `perplexity`, `mlm_accuracy`, or left to right `lm_loss`, `perplexity`,
+        `lm_accuracy`; `nsp_loss` and `nsp_accuracy`, of next sentences or of their order, where the
+        model has that head; `examples`, `tokens` and `seconds`.
 
     Raises:
         MissingInputError, DataError: the text cannot be read, or there is none.
     """
     started = time.monotonic()
     loaded = load_model(model)
-    config = examples or ExamplesConfig(
-        sequence_length=min(ExamplesConfig.sequence_length, loaded.config.max_position_embeddings)
-    )
+    config = examples or _usual_examples(loaded)
     everything = PrepareConfig(held_out=0.0)
     with TemporaryDirectory(prefix="bertsmith-") as place:
         prepare(
@@ -90,16 +91,35 @@ def evaluate_text(
         read = PretrainingExamples(text, loaded.tokenizer.vocabulary, config, seed=_SEED)
         budget = max(_TOKENS_PER_BATCH, config.sequence_length)
         count = Counter[str]()
-        mask_id = loaded.tokenizer.vocabulary.mask_id
-        batches = (batch.hidden(mask_id) for batch in read_epoch(read, tokens_per_batch=budget))
+        vocabulary = loaded.tokenizer.vocabulary
+        batches = (
+            as_measured(batch, config, vocabulary)
+            for batch in read_epoch(read, tokens_per_batch=budget)
+        )
         figures = measure(loaded.model, _counted(batches, count))
+    if not count["examples"]:
+        raise DataError(
+            f"{', '.join(sources)}: holds no text of two pieces or more; expected text to cut into "
+            f"examples"
+        )
+    loss = "lm_loss" if loaded.config.is_decoder else "mlm_loss"
     return {
-        "mlm_loss": figures["mlm_loss"],
-        "perplexity": math.exp(figures["mlm_loss"]),
-        **{name: value for name, value in figures.items() if name != "mlm_loss"},
+        loss: figures[loss],
+        "perplexity": math.exp(figures[loss]),
+        **{name: value for name, value in figures.items() if name != loss},
         **count,
         "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def _usual_examples(loaded: Loaded) -> ExamplesConfig:
+    """Returns the paper's examples, asking for what the model was made to tell."""
+    length = min(ExamplesConfig.sequence_length, loaded.config.max_position_embeddings)
+    if loaded.config.is_decoder:
+        return ExamplesConfig(sequence_length=length, objective="lm", sentence_task="none")
+    learnt = loaded.facts.get("settings", {}).get("sentence_task")
+    task: Literal["nsp", "sop"] = "sop" if learnt == "sop" else "nsp"
+    return ExamplesConfig(sequence_length=length, sentence_task=task)
 
 
 def _counted(batches: Iterator[PackedBatch], count: Counter[str]) -> Iterator[dict[str, Tensor]]:

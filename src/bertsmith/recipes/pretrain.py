@@ -7,13 +7,12 @@ Source: Devlin et al. 2019, section 3.1 and appendix A.2; `run_pretraining.py`.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,26 +24,49 @@ from bertsmith.config import (
     OptimizerConfig,
     PrepareConfig,
     PretrainConfig,
+    RanksConfig,
     VocabConfig,
+    WatchConfig,
     bert_of_size,
     modern_of_size,
     seconds_of,
+    setting_names,
 )
-from bertsmith.data.shards import MANIFEST, Corpus, open_corpus
+from bertsmith.data.mixture import Mixture, epoch_pieces
+from bertsmith.data.shards import MANIFEST, Corpus
+from bertsmith.data.sharing import Share
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.model.bert import Bert, begin_directed
 from bertsmith.model.kinds import PretrainingModel, pretraining_model_of
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
+from bertsmith.recipes.corpora import (
+    are_prepared,
+    describe,
+    local_places,
+    losses,
+    open_prepared,
+    refuse_weights,
+)
+from bertsmith.recipes.filled_masks import hidden_words
+from bertsmith.recipes.growth import mean_tokens
+from bertsmith.recipes.metric_sinks import Mirror, require_sink
+from bertsmith.recipes.out_of_memory import explained_lack_of_memory
 from bertsmith.recipes.prepare import prepare
+from bertsmith.recipes.pretraining_alarms import Alarms
+from bertsmith.recipes.pretraining_checks import check_start
 from bertsmith.recipes.pretraining_data import (
     StepStream,
     StreamState,
     held_out_batches,
     phases,
+    unigram_entropy,
     unigram_loss,
 )
+from bertsmith.recipes.pretraining_ranks import FirstRank, OtherRank
+from bertsmith.recipes.pretraining_report import leave_report
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
+from bertsmith.recipes.utilisation import measured_flop_share
 from bertsmith.recipes.vocabulary import learn
 from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.text.wordpiece import Tokenizer
@@ -56,17 +78,20 @@ from bertsmith.train.checkpoint import (
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import Pace, Stopwatch, by_steps, by_time
+from bertsmith.train.ranks import Place, Ranks, join_ranks, place_of_this_process
 from bertsmith.train.run_folder import RunFolder, open_run_folder
-from bertsmith.train.stopping import StopRequests
 
 # What a resumed run may do otherwise than it began: how long, how fast, how often it reports.
 MAY_CHANGE = frozenset(
     {
         *("steps", "budget", "learning_rate", "warmup", "tokens_per_batch", "accumulate"),
+        *("first_tokens_per_batch", "batch_growth"),
         *("checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_examples"),
-        *("log_every", "threads", "workers"),
+        *("log_every", "threads", "workers", "skip_bad_shards", "rank_timeout", "shard_model"),
+        *setting_names(WatchConfig),
     }
 )
+CHECKED_STEPS = 8  # whose examples are looked at before the first; they lie ready anyway
 _PUBLISHED_RATE = 1e-4  # for a width of 768
 
 
@@ -79,6 +104,8 @@ class PretrainSettings:
     optimizer: OptimizerConfig
     corpus: CorpusConfig
     prepare: PrepareConfig
+    watch: WatchConfig = WatchConfig()
+    ranks: RanksConfig = RanksConfig()
 
     def to_mapping(self) -> dict[str, Any]:
         """Returns all settings in one table; their names are unique over the stages."""
@@ -86,6 +113,10 @@ class PretrainSettings:
         for stage in vars(self).values():
             table |= stage.to_mapping()
         return table
+
+    def defaults(self) -> PretrainSettings:
+        """Returns the same stages with nothing set: what runs had before a setting was there."""
+        return PretrainSettings(**{name: type(stage)() for name, stage in vars(self).items()})
 
 
 def paper_optimizer(config: PretrainConfig) -> dict[str, Any]:
@@ -113,43 +144,79 @@ def pretrain(
     vocab: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Trains an encoder on masked pieces and next sentences in the run folder `out`.
+    """Trains an encoder on hidden or next pieces, and on pairs of texts, in the run folder `out`.
 
-    `sources` is one folder that `prepare` wrote, or raw text. From raw text it first learns a
-    vocabulary, unless `vocab` is the folder of one, and prepares a corpus in `out`. With `resume`
-    it goes on from the newest sound checkpoint, or starts where there is none yet; stopped and
-    resumed by steps, with as many threads, it ends with the weights of the unbroken run, bit for
-    bit.
+    `sources` are folders that `prepare` wrote, mixed by weight where they are several, or raw text.
+    From raw text it first learns a vocabulary, unless `vocab` is the folder of one, and prepares a
+    corpus in `out`. With `resume` it goes on from the newest sound checkpoint, or starts where
+    there is none yet; stopped and resumed by steps, with as many threads, it ends with the weights
+    of the unbroken run, bit for bit.
+
+    Started by torchrun, every rank calls it alike; they train on the same steps as one would, each
+    on its share. The first holds the run folder and gives the result; the others give nothing.
 
     Returns:
         `steps`, `tokens`, `seconds` and `tokens_per_second` of all sittings; `mlm_loss`,
         `mlm_accuracy`, `nsp_loss`, `nsp_accuracy` and `unigram_loss` on the `split` that they were
         measured on: "held_out", or "train" (the last logged steps) where no text was set aside;
-        and the run folder `out`, whose `model` is the result.
+        `lost_shards`, `lost_documents` and `lost_pieces` where damaged shards may be passed over;
+        and the run folder `out`, whose `model` is the result. Left to right it is `lm_...`, not
+        `mlm_...`; `nsp_...` is of the task on pairs, which may be `sop`, and absent without one.
 
     Raises:
-        ConfigError: settings contradict each other, or those that the run was begun with.
+        ConfigError: settings contradict each other, or those that the run was begun with; or the
+            memory does not suffice for them.
         DataError: the text, the corpus or the vocabulary does not hold what it must.
         FolderInUseError: another run is at work in `out`, or it holds something else.
+        MissingInputError: the package that `log_to` names is not installed.
         NotFiniteError: a loss or gradient became NaN or infinite.
+        DivergedError: the loss jumped, and `stop_at_divergence` was asked for.
+        SelfCheckError: new weights do not compute what they must.
+        RanksError: another rank has gone, or does not answer.
         StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
     """
-    torch.set_num_threads(settings.run.threads or os.cpu_count() or 1)
+    if vocab is not None and settings.run.vocab_size is not None:
+        raise ConfigError(
+            f"vocab is {vocab} and vocab_size is {settings.run.vocab_size}; expected one of them: "
+            f"a vocabulary that is there, or the size of one to learn"
+        )
+    if settings.run.architecture == "modern" and settings.examples.objective == "lm":
+        raise ConfigError(
+            "objective is 'lm' and architecture is 'modern', which reads in both directions; "
+            "choose architecture 'bert', or objective 'mlm'"
+        )
+    require_sink(settings.watch.log_to)
+    place = place_of_this_process()
+    _check_ranks(place, settings)
+    torch.set_num_threads(settings.run.threads or place.threads)
     keep_freed_memory()
     table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
     with ExitStack() as stack:
-        folder = stack.enter_context(open_run_folder(out, resume=resume))
+        ranks = stack.enter_context(join_ranks(place, settings.ranks.timeout_seconds))
+        if ranks.rank:
+            return _follow(ranks, settings)
+        again = resume or place.restarts > 0
+        folder = stack.enter_context(open_run_folder(out, resume=again))
         progress = stack.enter_context(ProgressLine())
+        mirror = stack.enter_context(
+            Mirror(settings.watch.log_to, folder.path, table, progress.say)
+        )
         corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress)
-        folder.settle(table, may_change=MAY_CHANGE, say=progress.say)
+        folder.settle(
+            table, may_change=MAY_CHANGE, say=progress.say, unnamed=settings.defaults().to_mapping()
+        )
         model = _new_model(corpus, settings)
         run = Run(model, adamw(model, settings.optimizer))
         refuse_without_room_for_two(folder.path, run)
         state = _resume(run, corpus, folder, progress.say)
-        evaluator = _evaluator(corpus, tokenizer, settings, progress.say)
+        first = stack.enter_context(FirstRank(ranks))
+        trained = first.begin(run, corpus, state, settings, lambda: _new_model(corpus, settings))
+        evaluator = first.evaluator(_evaluator(corpus, tokenizer, settings, progress.say))
         stopwatch = Stopwatch(state.get("seconds", 0.0))
-        pace = _pace(settings.run, corpus, stopwatch)
-        stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state))
+        pace = first.pace(_pace(settings, corpus, stopwatch), settings.run)
+        stream = stack.enter_context(
+            _stream(trained, corpus, tokenizer, settings, pace, state, ranks)
+        )
         watch = Watch(
             model,
             tokenizer,
@@ -166,21 +233,82 @@ def pretrain(
             pace=pace,
             stopwatch=stopwatch,
             progress=progress,
-            requests=stack.enter_context(StopRequests()),
-            how_to_go_on=_command(folder),
+            requests=first.requests,
+            how_to_go_on=_command(folder, place),
+            before_writing=first.gather,
             window=Window(**state.get("window", {})),
             step_seconds=state.get("step_seconds", 0.0),
+            alarms=Alarms.after(folder.metrics(), settings.watch, settings.run),
+            mirror=mirror,
+            hidden=hidden_words(corpus, tokenizer, settings.examples.sequence_length),
+            train_unigram_loss=None if evaluator else unigram_entropy(corpus, tokenizer.vocabulary),
         )
-        train(
-            run,
-            stream,
-            pace=pace,
-            schedule=warmup_then_decay(settings.optimizer),
-            max_gradient_norm=settings.optimizer.max_gradient_norm,
-            seed=settings.run.seed,
-            after_step=watch.after_step,
+        if settings.watch.measure_peak:
+            watch.flop_share = measured_flop_share(
+                model,
+                phases(settings.run, settings.examples),
+                lambda: stream.state.phase,
+                progress.say,
+            )
+        stack.callback(leave_report, folder.path, progress.say)
+        with explained_lack_of_memory(trained, model, settings.run, _longest(settings)):
+            if run.step == 0:
+                ahead = stream.peek(CHECKED_STEPS)
+                watch.begin(run, check_start(model, ahead, settings.examples))
+            _train(trained, stream, settings, pace, first.after_step(watch.after_step), ranks)
+            with first.leading():
+                return watch.finish(run) | losses(corpus, settings.run)
+
+
+def _train(
+    run: Run,
+    stream: StepStream,
+    settings: PretrainSettings,
+    pace: Pace,
+    after_step: Callable[[Run, dict[str, float]], None],
+    ranks: Ranks,
+) -> None:
+    train(
+        run,
+        stream,
+        pace=pace,
+        schedule=warmup_then_decay(settings.optimizer),
+        max_gradient_norm=settings.optimizer.max_gradient_norm,
+        seed=settings.run.seed,
+        after_step=after_step,
+        ranks=ranks,
+    )
+
+
+def _check_ranks(place: Place, settings: PretrainSettings) -> None:
+    if settings.ranks.shard_model and place.count == 1:
+        raise ConfigError(
+            "shard_model is set, but this is the only rank; start several by torchrun, or give "
+            "--no-shard-model"
         )
-        return watch.finish(run)
+    changes = (settings.run.first_tokens_per_batch, settings.examples.final_masked_lm_prob)
+    if place.count > 1 and settings.run.budget is not None and changes != (None, None):
+        raise ConfigError(
+            "first_tokens_per_batch or final_masked_lm_prob is set with a budget, but clocks of "
+            "ranks differ and their steps must not; give steps, or leave these two out"
+        )
+
+
+def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
+    """Trains beside the first rank, which does all the rest; returns nothing."""
+    with ExitStack() as stack:
+        other = stack.enter_context(OtherRank(ranks))
+        corpus, state = other.begin(settings.run)
+        tokenizer = corpus.read_tokenizer()
+        run = other.join(settings, lambda: _new_model(corpus, settings))
+        model = cast(PretrainingModel, run.model)
+        evaluator = _evaluator(corpus, tokenizer, settings, lambda _: None)
+        pace = other.pace(_pace(settings, corpus, Stopwatch()), settings.run)
+        stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state, ranks))
+        with explained_lack_of_memory(run, model, settings.run, _longest(settings)):
+            _train(run, stream, settings, pace, other.after_step(evaluator), ranks)
+            other.obey()
+        return {}
 
 
 def _find_corpus(
@@ -189,29 +317,27 @@ def _find_corpus(
     vocab: Path | None,
     folder: RunFolder,
     progress: ProgressLine,
-) -> tuple[Corpus, Tokenizer]:
+) -> tuple[Corpus | Mixture, Tokenizer]:
     """Returns the corpus that was given, or that is made of the raw text, and its tokenizer."""
-    if len(sources) == 1 and (Path(sources[0]) / MANIFEST).is_file():
-        place = Path(sources[0])
+    if are_prepared(sources):
+        places = local_places(sources, folder.path / "fetched", progress.say)
         if settings.run.vocab_size is not None:
             raise ConfigError(
-                f"vocab_size is given, but {place} was prepared with a vocabulary of its own; "
+                f"vocab_size is given, but {places[0]} was prepared with a vocabulary of its own; "
                 f"give raw text, or leave vocab_size out"
             )
     else:
-        place = folder.path / "corpus"
-        if not (place / MANIFEST).is_file():
-            _make_corpus(sources, settings, vocab, place, progress)
-    corpus = open_corpus(place)
+        refuse_weights(settings.run, "raw text becomes a single corpus")
+        places = [folder.path / "corpus"]
+        if not (places[0] / MANIFEST).is_file():
+            _make_corpus(sources, settings, vocab, places[0], progress)
+    corpus = open_prepared(places, settings.run, progress.say)
     if vocab is not None:
         corpus.require_tokenizer(read_tokenizer(vocab).fingerprint, f"that of {vocab}")
     tokenizer = corpus.read_tokenizer()
-    _check_case(settings.run, tokenizer, place)
-    total = corpus.total("train")
-    progress.say(
-        f"{place}: {total.documents:,} documents, {total.pieces:,} pieces to learn from, "
-        f"{corpus.total('held_out').pieces:,} held out, {corpus.vocab_size:,} kinds of piece"
-    )
+    _check_case(settings.run, tokenizer, places[0])
+    for line in describe(corpus):
+        progress.say(line)
     return corpus, tokenizer
 
 
@@ -267,27 +393,35 @@ def _usual_vocab_size(config: PretrainConfig) -> int:
     return 30_522 if bert_of_size(config.size).hidden_size > 512 else 8_192
 
 
-def _new_model(corpus: Corpus, settings: PretrainSettings) -> PretrainingModel:
+def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> PretrainingModel:
     """Returns a model of random weights, drawn from the run's seed."""
-    longest = max(each.sequence_length for each in phases(settings.run, settings.examples))
-    is_modern = settings.run.architecture == "modern"
-    of_size: Callable[..., EncoderConfig] = modern_of_size if is_modern else bert_of_size
-    config = of_size(
-        settings.run.size,
-        vocab_size=corpus.vocab_size,
-        max_position_embeddings=max(longest, BertConfig.max_position_embeddings),
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": corpus.vocab_size,
+        "max_position_embeddings": max(_longest(settings), BertConfig.max_position_embeddings),
+    }
+    config: EncoderConfig
+    if settings.run.architecture == "modern":
+        config = modern_of_size(settings.run.size, **shape)
+    else:
+        is_decoder = settings.examples.objective == "lm"
+        config = bert_of_size(settings.run.size, is_decoder=is_decoder, **shape)
     config = replace(config, **config.with_dropout(settings.run.dropout))  # type: ignore[arg-type]
     torch.manual_seed(settings.run.seed)
-    model = pretraining_model_of(config)
+    model = pretraining_model_of(config, next_sentence=settings.examples.sentence_task != "none")
     if settings.run.initialization == "directed":
         assert isinstance(model.encoder, Bert), "settings are refused where both are given"
         begin_directed(model.encoder)
+    if settings.ranks.shard_model:
+        return model  # whole in this machine's memory alone: devices hold their shards
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _longest(settings: PretrainSettings) -> int:
+    return max(each.sequence_length for each in phases(settings.run, settings.examples))
+
+
 def _resume(
-    run: Run, corpus: Corpus, folder: RunFolder, say: Callable[[str], None]
+    run: Run, corpus: Corpus | Mixture, folder: RunFolder, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Puts `run` where the newest sound checkpoint stands; returns what that holds besides.
 
@@ -297,7 +431,7 @@ def _resume(
     if checkpoint is None:
         if folder.metrics():
             say("the run was stopped before its first checkpoint: it starts at the beginning")
-        folder.forget_after(0)
+        folder.forget_after(-1)
         return {}
     state = checkpoint.state
     if state["corpus"] != corpus.fingerprint:
@@ -312,20 +446,23 @@ def _resume(
     return state
 
 
-def _pace(config: PretrainConfig, corpus: Corpus, stopwatch: Stopwatch) -> Pace:
+def _pace(settings: PretrainSettings, corpus: Corpus | Mixture, stopwatch: Stopwatch) -> Pace:
+    config = settings.run
     if config.budget is not None:
         return by_time(seconds_of(config.budget), stopwatch)
-    one_epoch = max(1, round(corpus.total("train").pieces / config.tokens_per_batch))
+    tokens = mean_tokens(config, settings.examples)
+    one_epoch = max(1, round(epoch_pieces(corpus) / tokens))
     return by_steps(config.steps or one_epoch)
 
 
 def _stream(
     run: Run,
-    corpus: Corpus,
+    corpus: Corpus | Mixture,
     tokenizer: Tokenizer,
     settings: PretrainSettings,
     pace: Pace,
     state: Mapping[str, Any],
+    ranks: Ranks,
 ) -> StepStream:
     last = len(phases(settings.run, settings.examples)) - 1
     turn = 1.0 - settings.run.long_sequence_share
@@ -337,11 +474,25 @@ def _stream(
         phase=lambda: last if pace(run.step) >= turn else 0,
         state=StreamState.from_mapping(state["stream"]) if state else StreamState(),
         device=next(run.model.parameters()).device,
+        share=Share(ranks.rank, ranks.count),
+        pace=_pace_of_sizes(pace, settings, ranks),
+        step=run.step,
     )
 
 
+def _pace_of_sizes(pace: Pace, settings: PretrainSettings, ranks: Ranks) -> Pace:
+    """Returns the pace that sizes of steps go by, which each rank asks for some steps ahead.
+
+    By the clock, where ranks must agree on it at every step, no size changes.
+    """
+    return pace if ranks.count == 1 or settings.run.budget is None else lambda step: 0.0
+
+
 def _evaluator(
-    corpus: Corpus, tokenizer: Tokenizer, settings: PretrainSettings, say: Callable[[str], None]
+    corpus: Corpus | Mixture,
+    tokenizer: Tokenizer,
+    settings: PretrainSettings,
+    say: Callable[[str], None],
 ) -> Evaluator | None:
     batches = held_out_batches(
         corpus,
@@ -353,9 +504,12 @@ def _evaluator(
     if not batches:
         say("no text was set aside: results will be those of the training text itself")
         return None
-    return Evaluator(batches, unigram_loss(corpus, batches))
+    predicts_ends = settings.examples.objective == "lm"
+    sep_id = tokenizer.vocabulary.sep_id if predicts_ends else None
+    return Evaluator(batches, unigram_loss(corpus, batches, sep_id))
 
 
-def _command(folder: RunFolder) -> str:
+def _command(folder: RunFolder, place: Place) -> str:
     path = shlex.quote(str(folder.path))
-    return f"bertsmith pretrain --config {path}/settings.json --out {path} --resume"
+    start = "bertsmith" if place.count == 1 else "torchrun ... -m bertsmith"
+    return f"{start} pretrain --config {path}/settings.json --out {path} --resume"

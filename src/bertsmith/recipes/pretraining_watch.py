@@ -1,9 +1,9 @@
-"""What happens between two steps of pre-training: log, evaluate, save, stop on request."""
+"""What happens between two steps of pre-training: log, evaluate, warn, save, stop on request."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,10 +12,13 @@ from torch import nn
 
 from bertsmith.config import PretrainConfig
 from bertsmith.data.batches import PackedBatch
-from bertsmith.errors import StoppedError
+from bertsmith.errors import DivergedError, StoppedError
 from bertsmith.folder import save_model
 from bertsmith.model.kinds import PretrainingModel
 from bertsmith.progress import ProgressLine, duration
+from bertsmith.recipes.filled_masks import HiddenWord, fill, readable
+from bertsmith.recipes.metric_sinks import Mirror
+from bertsmith.recipes.pretraining_alarms import DIVERGENCE, PLATEAU, Alarms, piece_loss
 from bertsmith.recipes.pretraining_data import StepStream
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import purge_checkpoints, save_checkpoint
@@ -24,7 +27,7 @@ from bertsmith.train.pace import Pace, Stopwatch
 from bertsmith.train.run_folder import RunFolder
 from bertsmith.train.stopping import StopRequests
 
-_FIGURES = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
+_FIGURES = ("_loss", "_accuracy")  # ends of the names that a result tells
 
 
 @dataclass
@@ -79,6 +82,12 @@ class Watch:
     progress: ProgressLine
     requests: StopRequests
     how_to_go_on: str
+    alarms: Alarms
+    mirror: Mirror
+    hidden: Sequence[HiddenWord] = ()  # words that the model guesses at each evaluation
+    train_unigram_loss: float | None = None  # where no text was set aside
+    flop_share: Callable[[float], float] | None = None  # tokens a second -> share of the peak
+    before_writing: Callable[[], None] = lambda: None  # puts all weights into `model`
     window: Window = field(default_factory=Window)
     step_seconds: float = 0.0  # spent in steps, over all sittings
 
@@ -97,7 +106,7 @@ class Watch:
         self._count(figures)
         self._show(run, done)
         if run.step % config.log_every == 0 or done >= 1:
-            self._log(run)
+            self._log(run, done)
         if run.step % config.evaluate_every == 0 and done < 1:
             self.evaluate(run)
         if self.requests.stop:
@@ -110,9 +119,15 @@ class Watch:
             self.save(run)
         self._step_started = time.monotonic()
 
+    def begin(self, run: Run, measured: Mapping[str, float]) -> None:
+        """Logs what the checks before the first step of a new run have measured."""
+        self._log_row(run, "start", measured)
+        self._step_started = time.monotonic()
+
     def evaluate(self, run: Run) -> dict[str, float]:
         """Writes the model folder; returns and logs the held-out figures, if text was set aside."""
         figures = self.evaluator.measure(self.model) if self.evaluator else {}
+        self.before_writing()
         facts = {**self.facts, "step": run.step, "scores": figures}
         save_model(self.folder.model, self.model, self.tokenizer, facts)
         if figures:
@@ -121,21 +136,22 @@ class Watch:
                 f"step {run.step:,}  held out: {_readable(figures)}  "
                 f"(unigram loss {figures['unigram_loss']:.3f})"
             )
+            if "mlm_loss" in figures:  # a model of another objective fills no masks
+                self._fill(run)
+            self._warn_of_plateau(run, self.pace(run.step), figures, figures["unigram_loss"])
         return figures
 
     def finish(self, run: Run) -> dict[str, Any]:
         """Evaluates and saves for the last time; returns the run's result."""
         rows = self.folder.metrics()
         found = [row for row in rows if row["split"] == "held_out" and row["step"] == run.step]
-        if found and self.folder.model.is_dir():  # a finished run that was resumed
-            figures = _figures(found[-1]) | {"unigram_loss": found[-1]["unigram_loss"]}
-        else:
-            figures = self.evaluate(run)
+        is_done = found and self.folder.model.is_dir()  # a finished run that was resumed
+        figures = _told(found[-1]) if is_done else self.evaluate(run)
         self.save(run)
         split = "held_out" if figures else "train"
         if not figures:
             last = [row for row in rows if row["split"] == "train"][-1]
-            figures = _figures(last)
+            figures = _told(last)
         return {
             "steps": run.step,
             "tokens": self._tokens,
@@ -156,6 +172,7 @@ class Watch:
             "corpus": self.facts["corpus"],
             "tokenizer": self.facts["tokenizer"],
         }
+        self.before_writing()
         place = save_checkpoint(self.folder.checkpoints, run, state)
         purge_checkpoints(self.folder.checkpoints, self.config.keep_checkpoints)
         return place.name
@@ -180,23 +197,60 @@ class Watch:
             f"{speed:,.0f} tokens/s  {left} left",
         )
 
-    def _log(self, run: Run) -> None:
+    def _log(self, run: Run, done: float) -> None:
         window, self.window = self.window, Window()
-        speed = round(window.tokens / max(window.seconds, 1e-9), 1)
-        self._log_row(run, "train", window.means() | {"tokens_per_second": speed})
+        figures = window.means()
+        room = window.steps * self.config.tokens_per_batch
+        speed = window.tokens / max(window.seconds, 1e-9)
+        more = {"real_token_share": window.tokens / room, "tokens_per_second": round(speed, 1)}
+        if self.flop_share is not None:
+            more["flop_share"] = round(self.flop_share(speed), 4)
+        self._log_row(run, "train", figures | more)
+        if self.train_unigram_loss is not None:
+            self._warn_of_plateau(run, done, figures, self.train_unigram_loss)
+        warning = self.alarms.on_train(figures)
+        if warning:
+            self._warn(run, DIVERGENCE, warning)
+            if self.alarms.config.stop_at_divergence:
+                raise DivergedError(
+                    f"{self.folder.path}: stopped after step {run.step}, as stop_at_divergence "
+                    f"asks: {warning}; the checkpoints before it stand"
+                )
 
-    def _log_row(self, run: Run, split: str, figures: Mapping[str, float]) -> None:
+    def _fill(self, run: Run) -> None:
+        filled = fill(self.model, self.hidden, self.tokenizer)
+        if filled:
+            self._log_row(run, "filled", {"filled": filled})
+        for one in filled:
+            self.progress.say(f"  {readable(one)}")
+
+    def _warn_of_plateau(
+        self, run: Run, done: float, figures: Mapping[str, float], unigram_loss: float
+    ) -> None:
+        warning = self.alarms.on_plateau(done, piece_loss(figures), unigram_loss)
+        if warning:
+            self._warn(run, PLATEAU, warning)
+
+    def _warn(self, run: Run, alarm: str, message: str) -> None:
+        self.progress.say(f"warning: {message}")
+        self._log_row(run, "alarm", {"alarm": alarm, "message": message})
+
+    def _log_row(self, run: Run, split: str, figures: Mapping[str, Any]) -> None:
         row = {"step": run.step, "split": split, **figures, "tokens": self._tokens}
         row["seconds"] = round(self.stopwatch.seconds(), 3)
         row["time"] = datetime.now(UTC).isoformat(timespec="seconds")
         self.folder.log(row)
+        self.mirror.log(row)
 
 
-def _figures(row: Mapping[str, float]) -> dict[str, float]:
-    """Returns of a logged row the figures of the heads that the model has."""
-    return {name: row[name] for name in _FIGURES if name in row}
+def _told(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name.endswith(_FIGURES)}
 
 
 def _readable(figures: Mapping[str, float]) -> str:
-    line = f"loss {figures['mlm_loss']:.3f}  mlm {figures['mlm_accuracy']:.1%}"
-    return line + (f"  nsp {figures['nsp_accuracy']:.1%}" if "nsp_accuracy" in figures else "")
+    accuracies = [
+        f"{name.removesuffix('_accuracy')} {value:.1%}"
+        for name, value in figures.items()
+        if name.endswith("_accuracy")
+    ]
+    return "  ".join([f"loss {piece_loss(figures):.3f}", *accuracies])

@@ -16,7 +16,7 @@ from bertsmith.storage import read_json
 from bertsmith.train.sealed import verify_sealed
 
 SETTINGS, METRICS = "settings.json", "metrics.jsonl"
-LOSSES = ("loss", "mlm_loss")  # of a fine-tuning run, of a pre-training run
+LOSSES = ("loss", "mlm_loss", "lm_loss")  # of a fine-tuning run, of pre-training runs
 FEWEST_POINTS = 20  # with fewer losses nothing is said of their course
 STILL_FALLING = 0.03  # share by which the last quarter's mean loss lies below that of the third
 NOT_FALLEN = 0.02  # share by which a loss that has learnt nothing has fallen at most
@@ -37,6 +37,7 @@ def check_run(run: Path) -> tuple[int, list[Finding]]:
     rows, found = _read_metrics(run / METRICS)
     found += _check_whole(run)
     found += _check_losses(run, rows)
+    found += _alarms(run, rows)
     found += _check_end(run, settings, rows)
     return len(rows), found
 
@@ -123,6 +124,14 @@ def _check_losses(run: Path, rows: Sequence[dict[str, Any]]) -> Iterable[Finding
         )
     else:
         yield Finding("note", f"{course}, where it no longer falls", where, "")
+
+
+def _alarms(run: Path, rows: Sequence[dict[str, Any]]) -> Iterable[Finding]:
+    """Yields what the run itself has warned of."""
+    for row in rows:
+        if row.get("split") == "alarm":
+            what, _, mend = row["message"].partition("; ")
+            yield Finding("warning", what, f"{run / METRICS}, step {row['step']:,}", mend)
 
 
 def _check_end(

@@ -111,6 +111,12 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
     run.step = checkpoint.step
 
 
+def tensors_of(run: Run) -> dict[str, Tensor]:
+    """Returns all tensors that a checkpoint of `run` holds, in an order that every rank has."""
+    weights = {f"model/{name}": tensor for name, tensor in _weights(run.model).items()}
+    return weights | {f"optimizer/{name}": tensor for name, tensor in _moments(run).items()}
+
+
 def purge_checkpoints(folder: Path, keep: int) -> None:
     """Removes all but the `keep` newest checkpoints, by step; damaged ones neither count nor go."""
     sound = [place for place in _places(folder) if not _damage(place, contents=False)]

@@ -15,12 +15,12 @@ import json
 import os
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bertsmith.errors import ConfigError, FolderInUseError
+from bertsmith.errors import ConfigError, DataError, FolderInUseError
 from bertsmith.storage import read_json, replace_file, storage_errors
 from bertsmith.train.sealed import remove_unfinished
 
@@ -41,16 +41,20 @@ class RunFolder:
         *,
         may_change: Collection[str],
         say: Callable[[str], None],
+        unnamed: Mapping[str, Any] | None = None,
     ) -> None:
         """Writes the settings, after comparing them with those that the run was begun with.
 
-        Settings in `may_change` may differ from then, which is said; the others may not.
+        Settings in `may_change` may differ from then, which is said; the others may not. A run that
+        was begun before there was a setting has the value that `unnamed` gives it.
 
         Raises:
             ConfigError: another setting differs; the message lists each with both values.
         """
         path = self.path / _SETTINGS
-        before = read_json(path) if path.exists() else dict(settings)
+        before = dict(settings)
+        if path.exists():
+            before = dict(unnamed or {}) | read_json(path)
         changes = {
             name: f"{name}: {before.get(name)!r} -> {settings.get(name)!r}"
             for name in sorted(before.keys() | settings.keys())
@@ -71,18 +75,24 @@ class RunFolder:
         """Appends one row to the metrics; a row is there whole or, after a fault, cut short.
 
         Raises:
-            StorageError: it could not be written.
+            StorageError: it could not be written; what had been written of it is taken back.
         """
         path = self.path / _METRICS
         line = (json.dumps(row) + "\n").encode()
         with storage_errors(path, len(line)), path.open("ab", buffering=0) as file:
-            file.write(line)
+            before = os.fstat(file.fileno()).st_size
+            try:
+                left = line
+                while left:  # a disk that is nearly full takes a part, and refuses the rest
+                    left = left[file.write(left) or 0 :]
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(file.fileno(), before)
+                raise
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Returns the rows logged so far; a last row cut short by a fault is left out."""
-        path = self.path / _METRICS
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        """Returns the rows logged so far; see `read_metrics`."""
+        return read_metrics(self.path)
 
     def forget_after(self, step: int) -> None:
         """Removes the metrics after `step`, which the resumed run will log again."""
@@ -90,6 +100,31 @@ class RunFolder:
         if path.exists():
             rows = [row for row in self.metrics() if row["step"] <= step]
             replace_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Returns the rows that a run has logged so far; a last row cut short by a fault is left out.
+
+    The run may be at work meanwhile.
+
+    Raises:
+        DataError: a row before the last is none; the message names its line.
+    """
+    path = run / _METRICS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise DataError(
+                f"{path}:{number}: is no row of metrics; expected a JSON object with a step: "
+                f"remove that line, or restore the file from a copy"
+            )
+        rows.append(row)
+    return rows
 
 
 @contextmanager

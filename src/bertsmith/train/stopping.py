@@ -12,9 +12,10 @@ from typing import Any, Self
 class StopRequests:
     """Turns signals into flags while its `with` block runs, then puts the old handlers back.
 
-    SIGINT and SIGTERM ask the run to save and stop; a second one ends the process at once, which a
-    checkpoint written whole or not at all survives. SIGUSR1 asks it to save and go on. Outside the
-    main thread Python allows no handlers, and the flags stay down.
+    SIGINT and SIGTERM ask the run to save and stop, and so does SIGHUP, which comes when a terminal
+    is closed; under `nohup` that one is ignored, and the run goes on. A second one ends the process
+    at once, which a checkpoint written whole or not at all survives. SIGUSR1 asks it to save and go
+    on. Outside the main thread Python allows no handlers, and the flags stay down.
     """
 
     def __init__(self) -> None:
@@ -27,8 +28,11 @@ class StopRequests:
             for asked, handler in (
                 (signal.SIGINT, self._on_stop),
                 (signal.SIGTERM, self._on_stop),
+                (signal.SIGHUP, self._on_stop),
                 (signal.SIGUSR1, self._on_save),
             ):
+                if asked is signal.SIGHUP and signal.getsignal(asked) is signal.SIG_IGN:
+                    continue
                 self._before[asked] = signal.signal(asked, handler)
         return self
 
@@ -40,6 +44,10 @@ class StopRequests:
     ) -> None:
         for asked, handler in self._before.items():
             signal.signal(asked, handler)
+
+    def ask_save(self) -> None:
+        """Asks for a save, as SIGUSR1 does."""
+        self._save = True
 
     def take_save(self) -> bool:
         """Returns whether a save was asked for since the last call."""

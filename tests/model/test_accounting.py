@@ -10,9 +10,7 @@ from tests.model.published import TINY, packed
 from torch.utils.flop_counter import FlopCounterMode
 
 from bertsmith.config import BertConfig, bert_of_size
-from bertsmith.errors import ConfigError
-from bertsmith.lab.accounting import (
-    account,
+from bertsmith.model.accounting import (
     count_parameters,
     flops_per_token,
     memory_bytes,
@@ -85,13 +83,8 @@ def test_training_takes_four_times_the_weights_and_more() -> None:
     assert memory["training"] > 4 * weights
 
 
-def test_a_size_is_accounted_for_without_taking_its_memory() -> None:
-    found = account("L1000-H16384-A128")
-    assert found["parameters"]["total"] > 3e12
-    assert found["memory_bytes"]["inference"] > 12e12
-    assert found["flops_per_token"]["training"] > 6 * 3e12
-
-
-def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no size 'bass'; did you mean 'base'\?"):
-        account("bass")
+def test_left_to_right_every_token_is_scored() -> None:
+    model = BertForPreTraining(dataclasses.replace(TINY, is_decoder=True), next_sentence=False)
+    assert flops_per_token(model, sequence_length=16) == flops_per_token(
+        model, sequence_length=16, masked_share=1.0
+    )

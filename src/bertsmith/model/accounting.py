@@ -6,51 +6,15 @@ Letters, in formulas:  V vocabulary   H hidden size   L layers   A heads   F fee
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import nn
 
-from bertsmith.config import (
-    EncoderConfig,
-    ExamplesConfig,
-    ModernBertConfig,
-    bert_of_size,
-)
-from bertsmith.folder import load_model
+from bertsmith.config import EncoderConfig, ExamplesConfig, ModernBertConfig
 from bertsmith.model.bert import Bert
 from bertsmith.model.kinds import PretrainingModel, pretraining_model_of
 from bertsmith.model.published import AnyModel, encoder_in
 
 BYTES = 4  # of one number in fp32
-
-
-def account(model: str, *, sequence_length: int = 128) -> dict[str, Any]:
-    """Returns what a model folder, or a size such as `base` or `L6-H384`, holds and costs.
-
-    A size is that of the encoder with its pre-training heads.
-
-    Returns:
-        `config`, `parameters` by part, counted; `formula`, see `parameters_by_formula`;
-        `flops_per_token` and `memory_bytes`, each for inference and training.
-
-    Raises:
-        ConfigError: it is neither a folder nor a size.
-        MissingInputError, CheckpointError: the folder is not a whole model folder.
-    """
-    if Path(model).is_dir():
-        loaded = load_model(Path(model)).model
-    else:
-        loaded = on_paper(bert_of_size(model))
-    config = loaded.config
-    return {
-        "config": config.to_mapping(),
-        "parameters": count_parameters(loaded),
-        "formula": parameters_by_formula(config),
-        "flops_per_token": flops_per_token(loaded, sequence_length=sequence_length),
-        "memory_bytes": memory_bytes(loaded, sequence_length=sequence_length),
-    }
 
 
 def on_paper(config: EncoderConfig) -> PretrainingModel:
@@ -133,11 +97,14 @@ def flops_per_token(
 
     A product of [m, k] by [k, n] is 2*m*k*n. Each token reads `sequence_length` tokens, or those in
     its window. The masked-piece head runs on `masked_share` of the tokens (by default that of the
-    published examples) and the pooler on one token of each sequence. Backward costs twice forward.
+    published examples, left to right on all) and the pooler on one token of each sequence. Backward
+    costs twice forward.
     """
     config = model.config
     hidden = config.hidden_size
-    share = ExamplesConfig().masked_lm_prob if masked_share is None else masked_share
+    share = masked_share
+    if share is None:
+        share = 1.0 if config.is_decoder else ExamplesConfig().masked_lm_prob
     read = [sequence_length] * config.num_hidden_layers
     if isinstance(config, ModernBertConfig):
         windows = map(config.window_of, range(config.num_hidden_layers))
