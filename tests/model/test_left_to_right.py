@@ -177,9 +177,9 @@ def test_a_text_is_told_by_its_last_token_which_has_read_all() -> None:
     batch = encoder_part(packed([9, 6, 9], TINY))
     changed = {**batch, "piece_ids": batch["piece_ids"].clone()}
     changed["piece_ids"][4] = 1 + batch["piece_ids"][4] % 200
+    assert isinstance(model.encoder, Bert)
     with torch.no_grad():
         before, after = model.logits(**batch), model.logits(**changed)
-        assert isinstance(model.encoder, Bert)
         last = model.encoder(**batch)[[8, 14, 23]]
         torch.testing.assert_close(model.encoder.firsts(**batch), last)
     assert not torch.allclose(before[0], after[0])

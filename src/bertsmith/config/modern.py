@@ -76,6 +76,11 @@ class ModernBertConfig(Settings):
             )
 
     @property
+    def is_decoder(self) -> bool:
+        """Returns whether a token reads only those before it: never."""
+        return False
+
+    @property
     def head_dropout(self) -> float:
         """Returns the rate of dropout on what a task's layer reads."""
         return self.classifier_dropout
@@ -89,11 +94,6 @@ class ModernBertConfig(Settings):
     def encoder_weights(self) -> int:
         """Returns the number of weights in an encoder, its few biases and norms left out."""
         return self.vocab_size * self.hidden_size + self.num_hidden_layers * self.block_weights
-
-    @property
-    def is_decoder(self) -> bool:
-        """Returns False: this kind reads both directions."""
-        return False
 
     def window_of(self, block: int) -> int | None:
         """Returns how far a block looks to either side, in pieces; None: over the whole text."""

@@ -37,7 +37,8 @@ class Group:
     longest: int  # L
     padded: Tensor | None = None  # token of the group for each padded place; int64 [B * L]
     packed: Tensor | None = None  # padded place of each token of the group; int64 [P]
-    bias: Tensor | None = None  # 0 where a key may be read, else -inf; [B, 1, 1 or L, L] or [L, L]
+    # 0 where a key may be read, else -inf; [B, 1, 1 or L, L], causal [L, L]
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -252,9 +253,9 @@ def flash(qkv: Tensor, layout: Layout, num_heads: int, window: int = -1) -> Tens
         F.pad(layout.starts.diff().sort(descending=True).values, (1, 0)), 0, dtype=torch.int32
     )
     longest = layout.longest
-    after = 0 if layout.causal else window
+    sides = (-1, 0) if layout.causal else (window, window)  # tokens to the left and right; -1: all
     context = varlen_attn(  # [T, N, D]
-        query, key, value, starts, starts, longest, longest, window_size=(window, after)
+        query, key, value, starts, starts, longest, longest, window_size=sides
     )
     assert isinstance(context, Tensor)  # a pair only where its second half is asked for
     return context.flatten(1)  # [T, H]

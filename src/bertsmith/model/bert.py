@@ -167,13 +167,13 @@ class Bert(nn.Module):
     def of_texts(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
-        """Returns the vector that stands for each sequence; see `forward`. [S, H]"""
+        """Returns the vector that stands for each sequence; see `firsts`. [S, H]"""
         return self.pool(  # [S, H]
             self.firsts(piece_ids, segment_ids, position_ids, sequence_starts)
         )
 
     def of_texts_among(self, hidden: Tensor, sequence_starts: Tensor) -> Tensor:
-        """Returns the same from the states of all tokens. [T, H], int32 [S + 1] -> [S, H]"""
+        """Returns the vectors of first tokens, from all states. [T, H], int32 [S + 1] -> [S, H]"""
         return self.pool(first_states(hidden, sequence_starts))  # [S, H]
 
     def of_tokens(self, hidden: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def encoder_of_tokens(config: EncoderConfig, with_texts: bool) -> Encoder:
 def pretraining_model_of(config: EncoderConfig, next_sentence: bool = True) -> PretrainingModel:
     """Returns a new model with the heads that its kind is pre-trained with.
 
-    The modern kind has no head for pairs of texts, whatever `next_sentence` says.
+    The modern kind has none for next sentences, whatever `next_sentence` says.
     """
     if isinstance(config, BertConfig):
         return BertForPreTraining(config, next_sentence)

@@ -67,6 +67,7 @@ class LocalLayout:
     @classmethod
     def of(cls, layout: Layout, window: int) -> LocalLayout:
         """Returns how the sequences of `layout` are read within `window`."""
+        assert not layout.causal, "a window is to both sides"
         device = layout.starts.device
         long = [group for group in layout.groups if group.longest > _WHOLE * window]
         first = long[-1].last if long else 0

@@ -38,6 +38,8 @@ def encoder_in(model: AnyModel) -> Encoder:
     return model if isinstance(model, Encoder) else model.encoder
 
 
+LAST_TOKEN = "bert-left-to-right"  # the model_type of what `transformers` has no class for
+
 # Our classes of task models and the published ones, without what tells the kind of encoder.
 _TASK_ARCHITECTURES: dict[type[TaskModel], str] = {
     BertForClassification: "BertForSequenceClassification",
@@ -46,8 +48,8 @@ _TASK_ARCHITECTURES: dict[type[TaskModel], str] = {
     BertForAnswering: "BertForQuestionAnswering",
     BertForChoice: "BertForMultipleChoice",
 }
-_KINDS = {"bert": "", "modernbert": "Modern"}  # `model_type`, and how architectures begin
-LAST_TOKEN = "bert-left-to-right"  # the model_type of what `transformers` has no class for
+# `model_type`, and how architectures begin.
+_KINDS = {"bert": "", LAST_TOKEN: "", "modernbert": "Modern"}
 # Published classes that read left to right where `is_decoder` says so, and agree with ours.
 _MAY_READ_LEFT_TO_RIGHT = ("BertModel", "BertForTokenClassification", "BertForQuestionAnswering")
 
@@ -151,7 +153,7 @@ def _require(
 ) -> None:
     for key, allowed in expected.items():
         if published.get(key) not in allowed:
-            known = " or ".join(map(repr, _KINDS)) if key == "model_type" else repr(allowed[0])
+            known = "'bert' or 'modernbert'" if key == "model_type" else repr(allowed[0])
             raise CheckpointError(
                 f"{where}: {key} is {published[key]!r}; expected {known}, as in {what}"
             )
@@ -169,9 +171,7 @@ def model_of(
         CheckpointError: it names none that is known, or its labels are not numbered.
     """
     architectures = published.get("architectures") or [None]
-    name = str(architectures[0])
-    if isinstance(config, ModernBertConfig):
-        name = name.removeprefix(_KINDS["modernbert"])
+    name = str(architectures[0]).removeprefix(_KINDS[published.get("model_type") or "bert"])
     with torch.device("meta"):  # no memory is taken before shapes are known to agree
         if name == "BertModel":
             return encoder_of(config, with_pooler=has_pooler(tensors, names_of(config))), {}

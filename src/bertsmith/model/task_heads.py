@@ -29,7 +29,7 @@ from bertsmith.model.kinds import Encoder, encoder_of, encoder_of_tokens, new_ta
 class OnFirsts(nn.Module):
     """The encoder with a layer on the vector that it makes of each sequence.
 
-    Left to right that is of the last token, which has read the others; see `Bert.firsts`.
+    Left to right it is made of the last token, which has read the others; see `Bert.firsts`.
     """
 
     per_token: ClassVar[bool] = False

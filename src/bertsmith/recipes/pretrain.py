@@ -403,20 +403,19 @@ def _usual_vocab_size(config: PretrainConfig) -> int:
 
 def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> PretrainingModel:
     """Returns a model of random weights, drawn from the run's seed."""
-    longest = _longest(settings)
-    is_modern = settings.run.architecture == "modern"
-    of_size: Callable[..., EncoderConfig] = modern_of_size if is_modern else bert_of_size
-    config = of_size(
-        settings.run.size,
-        vocab_size=corpus.vocab_size,
-        max_position_embeddings=max(longest, BertConfig.max_position_embeddings),
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": corpus.vocab_size,
+        "max_position_embeddings": max(_longest(settings), BertConfig.max_position_embeddings),
+    }
+    config: EncoderConfig
+    if settings.run.architecture == "modern":
+        config = modern_of_size(settings.run.size, **shape)
+    else:
+        is_decoder = settings.examples.objective == "lm"
+        config = bert_of_size(settings.run.size, is_decoder=is_decoder, **shape)
     config = replace(config, **config.with_dropout(settings.run.dropout))  # type: ignore[arg-type]
-    if isinstance(config, BertConfig):
-        config = replace(config, is_decoder=settings.examples.objective == "lm")
     torch.manual_seed(settings.run.seed)
-    has_pairs = settings.examples.sentence_task != "none"
-    model = pretraining_model_of(config, next_sentence=has_pairs)
+    model = pretraining_model_of(config, next_sentence=settings.examples.sentence_task != "none")
     if settings.run.initialization == "directed":
         assert isinstance(model.encoder, Bert), "settings are refused where both are given"
         begin_directed(model.encoder)

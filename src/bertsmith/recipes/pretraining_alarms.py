@@ -79,7 +79,7 @@ def _ways_off(run: PretrainConfig) -> str:
     ways = ["a smaller --vocab-size or --size", "a lower --learning-rate", "a longer run"]
     if run.dropout:
         ways.insert(0, "--dropout 0")
-    if run.initialization != "directed":
+    if run.initialization != "directed" and run.architecture == "bert":
         ways.insert(0, "--initialization directed")
     return f"{', '.join(ways[:-1])} or {ways[-1]}"
 

@@ -247,11 +247,6 @@ def _told(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name.endswith(_FIGURES)}
 
 
-def _figures(row: Mapping[str, float]) -> dict[str, float]:
-    """Returns of a logged row the figures of the heads that the model has."""
-    return {name: row[name] for name in _FIGURES if name in row}
-
-
 def _readable(figures: Mapping[str, float]) -> str:
     accuracies = [
         f"{name.removesuffix('_accuracy')} {value:.1%}"
