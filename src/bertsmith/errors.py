@@ -5,8 +5,8 @@
     ├── DataError         65   what was read is not what its format, vocabulary or model allows
     │   └── CheckpointError 65  a checkpoint or model folder that does not verify
     ├── MissingInputError 66   a file, column, checkpoint or extra that is not there
-    ├── SelfCheckError    70   the arithmetic of this installation is not what it must be
     ├── RanksError        69   another rank of the run has gone, or does not answer
+    ├── SelfCheckError    70   the arithmetic of this installation is not what it must be
     ├── NotFiniteError    71   a loss or gradient became NaN or infinite
     ├── DivergedError     71   the loss rose to a multiple of its running median
     ├── FolderInUseError  73   the output folder belongs to another run, or holds something else

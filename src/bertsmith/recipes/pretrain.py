@@ -241,10 +241,11 @@ def pretrain(
         )
         if settings.watch.measure_peak:
             watch.flop_share = measured_flop_share(
-                model,
+                cast(BertForPreTraining, trained.model),
                 phases(settings.run, settings.examples),
                 lambda: stream.state.phase,
                 progress.say,
+                num_devices=ranks.count,
             )
         stack.callback(leave_report, folder.path, progress.say)
         with explained_lack_of_memory(trained, model, settings.run, _longest(settings)):

@@ -15,6 +15,8 @@ def measured_flop_share(
     phases: Sequence[ExamplesConfig],
     phase: Callable[[], int],
     say: Callable[[str], None],
+    *,
+    num_devices: int = 1,
 ) -> Callable[[float], float]:
     """Measures the peak of the model's device; returns what turns tokens a second into its share.
 
@@ -27,6 +29,7 @@ def measured_flop_share(
         phases: the examples of each phase of the run.
         phase: returns the number of the present one.
         say: told the peak.
+        num_devices: as many ranks share the work, each with such a device.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B, on the model FLOPs utilisation.
     """
@@ -38,4 +41,4 @@ def measured_flop_share(
         )["training"]
         for one in phases
     ]
-    return lambda tokens_per_second: costs[phase()] * tokens_per_second / peak
+    return lambda tokens_per_second: costs[phase()] * tokens_per_second / (peak * num_devices)
