@@ -15,7 +15,14 @@ from tests.recipes.test_finetune_answer import WORDS as QUESTION_WORDS
 from tests.recipes.test_finetune_answer import write_questions
 from tests.recipes.test_finetune_tag import WORDS as TAG_WORDS
 from tests.recipes.test_finetune_tag import rows_of, write_conll, write_folder
-from tests.recipes.toy_runs import STEPS, as_killed_after, metrics_of, settings_with, weights_of
+from tests.recipes.toy_runs import (
+    SETTINGS,
+    STEPS,
+    as_killed_after,
+    metrics_of,
+    settings_with,
+    weights_of,
+)
 from tests.recipes.toy_text import write_text
 from tests.tiny import tiny_tokenizer
 
@@ -107,12 +114,15 @@ def test_directed_positions_are_refused_where_there_are_none() -> None:
         PretrainConfig(architecture="modern", initialization="directed")
 
 
-def test_left_to_right_is_refused(tmp_path: Path, toy_corpus: Path) -> None:
-    settings = replace(
-        settings_with(architecture="modern"),
-        examples=ExamplesConfig(objective="lm", sentence_task="none"),
-    )
-    with pytest.raises(ConfigError, match="architecture is 'modern', which reads in both"):
+@pytest.mark.parametrize(
+    "examples",
+    [ExamplesConfig(objective="lm", sentence_task="none"), ExamplesConfig(sentence_task="sop")],
+)
+def test_what_it_has_no_head_for_is_refused(
+    tmp_path: Path, toy_corpus: Path, examples: ExamplesConfig
+) -> None:
+    settings = replace(settings_with(architecture="modern"), examples=examples)
+    with pytest.raises(ConfigError, match="expected --sentence-task none and --objective mlm"):
         pretrain([str(toy_corpus)], tmp_path / "run", settings)
 
 
