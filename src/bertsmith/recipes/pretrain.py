@@ -241,7 +241,7 @@ def pretrain(
         )
         if settings.watch.measure_peak:
             watch.flop_share = measured_flop_share(
-                cast(BertForPreTraining, trained.model),
+                cast(PretrainingModel, trained.model),
                 phases(settings.run, settings.examples),
                 lambda: stream.state.phase,
                 progress.say,
