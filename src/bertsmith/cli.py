@@ -104,7 +104,8 @@ def pretrain(
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
     """Trains an encoder on hidden pieces and next sentences, or on what else is asked for."""
-    from bertsmith.recipes.pretrain import PretrainSettings, paper_optimizer, pretrain
+    from bertsmith.recipes.pretrain import pretrain
+    from bertsmith.recipes.pretraining_settings import PretrainSettings, paper_optimizer
 
     run = given.stage(PretrainConfig)
     settings = PretrainSettings(

@@ -14,7 +14,8 @@ from bertsmith.cli import main
 from bertsmith.config import WatchConfig
 from bertsmith.errors import MissingInputError
 from bertsmith.recipes.metric_sinks import OPENERS, Mirror
-from bertsmith.recipes.pretrain import PretrainSettings, pretrain
+from bertsmith.recipes.pretrain import pretrain
+from bertsmith.recipes.pretraining_settings import PretrainSettings
 
 ROWS: list[dict[str, Any]] = [
     {"step": 0, "split": "start", "mlm_loss": 3.5, "tokens": 0, "seconds": 0.1, "time": "now"},

@@ -38,7 +38,7 @@ from bertsmith.errors import (
 from bertsmith.folder import load_model
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.recipes.evaluate import evaluate
-from bertsmith.recipes.pretrain import PretrainSettings, paper_optimizer, pretrain
+from bertsmith.recipes.pretrain import pretrain
 from bertsmith.recipes.pretraining_data import (
     StepStream,
     StreamState,
@@ -46,6 +46,7 @@ from bertsmith.recipes.pretraining_data import (
     phases,
     unigram_loss,
 )
+from bertsmith.recipes.pretraining_settings import PretrainSettings, paper_optimizer
 from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay

@@ -20,9 +20,10 @@ from bertsmith.cli import main
 from bertsmith.config import OptimizerConfig, PretrainConfig, WatchConfig
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import DivergedError
-from bertsmith.recipes.pretrain import PretrainSettings, pretrain
+from bertsmith.recipes.pretrain import pretrain
 from bertsmith.recipes.pretraining_alarms import Alarms, objective
 from bertsmith.recipes.pretraining_data import unigram_entropy
+from bertsmith.recipes.pretraining_settings import PretrainSettings
 
 WATCH = WatchConfig(plateau_share=0.25, divergence_ratio=2.0)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,43 +18,29 @@ import torch
 
 from bertsmith.config import (
     BertConfig,
-    CorpusConfig,
     EncoderConfig,
-    ExamplesConfig,
-    OptimizerConfig,
-    PrepareConfig,
-    PretrainConfig,
-    RanksConfig,
-    VocabConfig,
-    WatchConfig,
     bert_of_size,
     modern_of_size,
     seconds_of,
-    setting_names,
 )
 from bertsmith.data.mixture import Mixture, epoch_pieces
-from bertsmith.data.shards import MANIFEST, Corpus
+from bertsmith.data.shards import Corpus
 from bertsmith.data.sharing import Share
-from bertsmith.errors import ConfigError, DataError
+from bertsmith.errors import DataError
 from bertsmith.model.bert import Bert, begin_directed
 from bertsmith.model.kinds import PretrainingModel, pretraining_model_of
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.corpora import (
-    are_prepared,
-    describe,
-    local_places,
     losses,
-    open_prepared,
-    refuse_weights,
 )
 from bertsmith.recipes.filled_masks import hidden_words
 from bertsmith.recipes.growth import mean_tokens
 from bertsmith.recipes.metric_sinks import Mirror, require_sink
 from bertsmith.recipes.out_of_memory import explained_lack_of_memory
-from bertsmith.recipes.prepare import prepare
 from bertsmith.recipes.pretraining_alarms import Alarms
 from bertsmith.recipes.pretraining_checks import check_start
+from bertsmith.recipes.pretraining_corpus import find_corpus
 from bertsmith.recipes.pretraining_data import (
     StepStream,
     StreamState,
@@ -65,10 +51,9 @@ from bertsmith.recipes.pretraining_data import (
 )
 from bertsmith.recipes.pretraining_ranks import FirstRank, OtherRank
 from bertsmith.recipes.pretraining_report import leave_report
+from bertsmith.recipes.pretraining_settings import MAY_CHANGE, PretrainSettings, check_settings
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
 from bertsmith.recipes.utilisation import measured_flop_share
-from bertsmith.recipes.vocabulary import learn
-from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
@@ -81,59 +66,7 @@ from bertsmith.train.pace import Pace, Stopwatch, by_steps, by_time
 from bertsmith.train.ranks import Place, Ranks, join_ranks, place_of_this_process
 from bertsmith.train.run_folder import RunFolder, open_run_folder
 
-# What a resumed run may do otherwise than it began: how long, how fast, how often it reports.
-MAY_CHANGE = frozenset(
-    {
-        *("steps", "budget", "learning_rate", "warmup", "tokens_per_batch", "accumulate"),
-        *("first_tokens_per_batch", "batch_growth"),
-        *("checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_examples"),
-        *("log_every", "threads", "workers", "skip_bad_shards", "rank_timeout", "shard_model"),
-        *setting_names(WatchConfig),
-    }
-)
 CHECKED_STEPS = 8  # whose examples are looked at before the first; they lie ready anyway
-_PUBLISHED_RATE = 1e-4  # for a width of 768
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """The settings of every stage that pre-training runs through."""
-
-    run: PretrainConfig
-    examples: ExamplesConfig
-    optimizer: OptimizerConfig
-    corpus: CorpusConfig
-    prepare: PrepareConfig
-    watch: WatchConfig = WatchConfig()
-    ranks: RanksConfig = RanksConfig()
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Returns all settings in one table; their names are unique over the stages."""
-        table: dict[str, Any] = {}
-        for stage in vars(self).values():
-            table |= stage.to_mapping()
-        return table
-
-    def defaults(self) -> PretrainSettings:
-        """Returns the same stages with nothing set: what runs had before a setting was there."""
-        return PretrainSettings(**{name: type(stage)() for name, stage in vars(self).items()})
-
-
-def paper_optimizer(config: PretrainConfig) -> dict[str, Any]:
-    """Returns what the paper's recipe sets otherwise than `OptimizerConfig` does.
-
-    The published rate is for a width of 768. Narrower encoders take a larger one, up to three times
-    as large: at 2e-3 without bias correction one of width 128 fell back to the unigram model and
-    stayed there. A tenth of the run is warm-up; in the published million steps it is a hundredth.
-
-    Source: Devlin et al. 2019, appendix A.2; for the rest `docs/results.md`.
-    """
-    width = bert_of_size(config.size).hidden_size
-    return {
-        "learning_rate": min(_PUBLISHED_RATE * max(1.0, 768 / width), 3 * _PUBLISHED_RATE),
-        "warmup": 0.1,
-        "bias_correction": False,
-    }
 
 
 def pretrain(
@@ -175,15 +108,9 @@ def pretrain(
         RanksError: another rank has gone, or does not answer.
         StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
     """
-    if vocab is not None and settings.run.vocab_size is not None:
-        raise ConfigError(
-            f"vocab is {vocab} and vocab_size is {settings.run.vocab_size}; expected one of them: "
-            f"a vocabulary that is there, or the size of one to learn"
-        )
-    _refuse_what_modern_lacks(settings)
     require_sink(settings.watch.log_to)
     place = place_of_this_process()
-    _check_ranks(place, settings)
+    check_settings(settings, vocab, place)
     torch.set_num_threads(settings.run.threads or place.threads)
     keep_freed_memory()
     table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
@@ -197,7 +124,7 @@ def pretrain(
         mirror = stack.enter_context(
             Mirror(settings.watch.log_to, folder.path, table, progress.say)
         )
-        corpus, tokenizer = _find_corpus(sources, settings, vocab, folder, progress)
+        corpus, tokenizer = find_corpus(sources, settings, vocab, folder, progress)
         folder.settle(
             table, may_change=MAY_CHANGE, say=progress.say, unnamed=settings.defaults().to_mapping()
         )
@@ -248,7 +175,7 @@ def pretrain(
                 num_devices=ranks.count,
             )
         stack.callback(leave_report, folder.path, progress.say)
-        with explained_lack_of_memory(trained, model, settings.run, _longest(settings)):
+        with explained_lack_of_memory(trained, model, settings.run, settings.longest):
             if run.step == 0:
                 ahead = stream.peek(CHECKED_STEPS)
                 watch.begin(run, check_start(model, ahead, settings.examples))
@@ -277,32 +204,6 @@ def _train(
     )
 
 
-def _refuse_what_modern_lacks(settings: PretrainSettings) -> None:
-    examples = settings.examples
-    if settings.run.architecture == "modern" and (
-        examples.sentence_task != "none" or examples.objective != "mlm"
-    ):
-        raise ConfigError(
-            f"architecture is 'modern' with sentence_task {examples.sentence_task!r} and objective "
-            f"{examples.objective!r}; expected --sentence-task none and --objective mlm: that kind "
-            f"of encoder predicts hidden pieces alone"
-        )
-
-
-def _check_ranks(place: Place, settings: PretrainSettings) -> None:
-    if settings.ranks.shard_model and place.count == 1:
-        raise ConfigError(
-            "shard_model is set, but this is the only rank; start several by torchrun, or give "
-            "--no-shard-model"
-        )
-    changes = (settings.run.first_tokens_per_batch, settings.examples.final_masked_lm_prob)
-    if place.count > 1 and settings.run.budget is not None and changes != (None, None):
-        raise ConfigError(
-            "first_tokens_per_batch or final_masked_lm_prob is set with a budget, but clocks of "
-            "ranks differ and their steps must not; give steps, or leave these two out"
-        )
-
-
 def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
     """Trains beside the first rank, which does all the rest; returns nothing."""
     with ExitStack() as stack:
@@ -314,99 +215,17 @@ def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
         evaluator = _evaluator(corpus, tokenizer, settings, lambda _: None)
         pace = other.pace(_pace(settings, corpus, Stopwatch()), settings.run)
         stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state, ranks))
-        with explained_lack_of_memory(run, model, settings.run, _longest(settings)):
+        with explained_lack_of_memory(run, model, settings.run, settings.longest):
             _train(run, stream, settings, pace, other.after_step(evaluator), ranks)
             other.obey()
         return {}
-
-
-def _find_corpus(
-    sources: Sequence[str],
-    settings: PretrainSettings,
-    vocab: Path | None,
-    folder: RunFolder,
-    progress: ProgressLine,
-) -> tuple[Corpus | Mixture, Tokenizer]:
-    """Returns the corpus that was given, or that is made of the raw text, and its tokenizer."""
-    if are_prepared(sources):
-        places = local_places(sources, folder.path / "fetched", progress.say)
-        if settings.run.vocab_size is not None:
-            raise ConfigError(
-                f"vocab_size is given, but {places[0]} was prepared with a vocabulary of its own; "
-                f"give raw text, or leave vocab_size out"
-            )
-    else:
-        refuse_weights(settings.run, "raw text becomes a single corpus")
-        places = [folder.path / "corpus"]
-        if not (places[0] / MANIFEST).is_file():
-            _make_corpus(sources, settings, vocab, places[0], progress)
-    corpus = open_prepared(places, settings.run, progress.say)
-    if vocab is not None:
-        corpus.require_tokenizer(read_tokenizer(vocab).fingerprint, f"that of {vocab}")
-    tokenizer = corpus.read_tokenizer()
-    _check_case(settings.run, tokenizer, places[0])
-    for line in describe(corpus):
-        progress.say(line)
-    return corpus, tokenizer
-
-
-def _make_corpus(
-    sources: Sequence[str],
-    settings: PretrainSettings,
-    vocab: Path | None,
-    place: Path,
-    progress: ProgressLine,
-) -> None:
-    if vocab is not None:
-        _check_case(settings.run, read_tokenizer(vocab), vocab)
-    else:
-        vocab = place.with_name("vocab")
-        size = settings.run.vocab_size or _usual_vocab_size(settings.run)
-        progress.say(f"learns a vocabulary of {size:,} pieces")
-        learn(
-            sources,
-            vocab,
-            VocabConfig(size=size, cased=bool(settings.run.cased)),
-            settings.corpus,
-            settings.prepare.workers,
-            on_progress=lambda line: progress.show(None, line),
-        )
-    progress.say("prepares the corpus")
-    prepare(
-        sources,
-        read_tokenizer(vocab),
-        place,
-        settings.corpus,
-        settings.prepare,
-        on_progress=lambda done: progress.show(None, f"{done / 1e6:,.0f} MB prepared"),
-    )
-
-
-def _check_case(config: PretrainConfig, tokenizer: Tokenizer, where: Path) -> None:
-    """Raises ConfigError where the vocabulary that is there has another case than was asked for."""
-    is_cased = not tokenizer.casing.do_lower_case
-    if config.cased is not None and config.cased != is_cased:
-        kinds = {True: "cased", False: "uncased"}
-        raise ConfigError(
-            f"cased is {config.cased}, but the vocabulary of {where} is {kinds[is_cased]}; leave "
-            f"cased out, or give raw text alone and a vocabulary is learnt that is "
-            f"{kinds[config.cased]}"
-        )
-
-
-def _usual_vocab_size(config: PretrainConfig) -> int:
-    """Returns the published size for wide encoders and a smaller one for narrow ones.
-
-    Up to a width of 512, half the parameters or more would go into vectors of 30,522 pieces.
-    """
-    return 30_522 if bert_of_size(config.size).hidden_size > 512 else 8_192
 
 
 def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> PretrainingModel:
     """Returns a model of random weights, drawn from the run's seed."""
     shape: dict[str, Any] = {
         "vocab_size": corpus.vocab_size,
-        "max_position_embeddings": max(_longest(settings), BertConfig.max_position_embeddings),
+        "max_position_embeddings": max(settings.longest, BertConfig.max_position_embeddings),
     }
     config: EncoderConfig
     if settings.run.architecture == "modern":
@@ -423,10 +242,6 @@ def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> Pretrain
     if settings.ranks.shard_model:
         return model  # whole in this machine's memory alone: devices hold their shards
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _longest(settings: PretrainSettings) -> int:
-    return max(each.sequence_length for each in phases(settings.run, settings.examples))
 
 
 def _resume(

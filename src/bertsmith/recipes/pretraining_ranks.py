@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
 
-from bertsmith.config import OptimizerConfig, PretrainConfig, RanksConfig
+from bertsmith.config import OptimizerConfig, PretrainConfig
 from bertsmith.data.mixture import Mixture
 from bertsmith.data.shards import MANIFEST, Corpus
 from bertsmith.errors import DataError, MissingInputError
 from bertsmith.recipes.corpora import open_prepared, places_of
+from bertsmith.recipes.pretraining_settings import PretrainSettings
 from bertsmith.recipes.pretraining_watch import Evaluator
 from bertsmith.train.checkpoint import tensors_of
 from bertsmith.train.loop import Run, evaluate
@@ -37,16 +38,6 @@ AfterStep = Callable[[Run, dict[str, float]], None]
 
 _START = "start"  # where the first rank leaves what the others begin with
 _ORDER, _GO_ON, _MEASURE, _GATHER = "order", "go on", "measure", "gather"
-
-
-class _Settings(Protocol):
-    """The settings that are needed here."""
-
-    @property
-    def optimizer(self) -> OptimizerConfig: ...
-
-    @property
-    def ranks(self) -> RanksConfig: ...
 
 
 class _Rank:
@@ -105,7 +96,7 @@ class FirstRank(_Rank):
         run: Run,
         corpus: Corpus | Mixture,
         state: Mapping[str, Any],
-        settings: _Settings,
+        settings: PretrainSettings,
         new_model: Callable[[], nn.Module],
     ) -> Run:
         """Gives the others the state of `run`; returns the run to train, which may be sharded.
@@ -211,7 +202,7 @@ class OtherRank(_Rank):
         self._step = int(told["step"])
         return corpus, told["state"]
 
-    def join(self, settings: _Settings, new_model: Callable[[], nn.Module]) -> Run:
+    def join(self, settings: PretrainSettings, new_model: Callable[[], nn.Module]) -> Run:
         """Returns a run in the state of the first rank's."""
         if settings.ranks.shard_model:
             self.run = _sharded(self.ranks, None, settings.optimizer, new_model, self._step)
