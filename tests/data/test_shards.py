@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import resource
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,27 @@ def edit(corpus: Corpus, change: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------- whole
+
+
+def test_one_thread_at_a_time_parses_the_header_of_an_array(
+    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 fails now and then where two are at it."""
+    corpus, load = make_corpus(DOCUMENTS, shard_pieces=400), np.load
+    at_it: list[None] = []
+    most: list[int] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        at_it.append(None)
+        time.sleep(0.001)
+        most.append(len(at_it))
+        at_it.pop()
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(np, "load", watched)
+    with ThreadPoolExecutor(4) as threads:
+        shards = list(threads.map(lambda _: corpus.open_shard("train", 0), range(8)))
+    assert len(shards) == 8 and set(most) == {1}
 
 
 def test_documents_come_back_in_order_across_shards(make_corpus: MakeCorpus) -> None:

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +39,10 @@ VOCABULARY = "vocab.txt"
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 ARRAYS = ("pieces", "sentence_starts", "document_starts")
+
+# numpy parses an array's header by `ast`, which in Python 3.11 fails with a SystemError now and
+# then when two threads are at it; one reads ahead while another measures.
+_PARSING = Lock()
 SUMMED_BYTES = 1 << 20
 
 
@@ -322,7 +327,8 @@ def as_text(crcs: Iterable[int]) -> str:
 
 def _mapped(path: Path) -> NDArray[Any]:
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _PARSING:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         return mapped.view(np.ndarray)  # slices of np.memmap itself take five times as long
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not an array of numpy ({error})") from None
