@@ -1,0 +1,162 @@
+"""Commands on labelled rows: checked, trained on, scored, predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from bertsmith.commands.arguments import Model, RunOut, TaskName
+from bertsmith.config import (
+    ColumnsConfig,
+    CorpusConfig,
+    FinetuneConfig,
+    Help,
+    OptimizerConfig,
+    TaskConfig,
+)
+from bertsmith.flags import Given, Result
+
+ExcelSafe = Annotated[
+    bool, Help("in CSV and TSV, put a quote before texts that a spreadsheet would run")
+]
+
+
+def doctor(
+    given: Given,
+    data: Annotated[Path, Help("labelled file, or the folder of a run")],
+    *,
+    task: TaskName = "classify",
+    dev: Annotated[Path | None, Help("labelled file that the best epoch is chosen by")] = None,
+    model: Annotated[Path | None, Help("model folder, to tell how long the rows are")] = None,
+    max_length: Annotated[int, Help("pieces that the model will read of a text")] = 128,
+) -> Result:
+    """Finds what is wrong with labelled rows or a run, and says the mend; status 65 for errors."""
+    from bertsmith.recipes.doctor import doctor
+
+    columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
+    return doctor(data, task, columns, options, dev=dev, model=model, max_length=max_length)
+
+
+def finetune(
+    given: Given,
+    task: TaskName,
+    train: Annotated[Path, Help("labelled file of the task's form, also .gz; or a folder of one")],
+    *,
+    model: Model,
+    out: RunOut,
+    dev: Annotated[Path | None, Help("labelled file that the best epoch is chosen by")] = None,
+    seeds: Annotated[int, Help("runs under this many seeds; their mean is the score")] = 1,
+    search: Annotated[
+        Literal["paper"] | None,
+        Help("try the paper's batch sizes, rates and epochs; keep the best"),
+    ] = None,
+    random_weights: Annotated[bool, Help("start from random weights, for comparison")] = False,
+    resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
+) -> Result:
+    """Fine-tunes an encoder on labelled rows and keeps the best epoch."""
+    from bertsmith.recipes.finetune import finetune, usual_learning_rate, usual_max_length
+    from bertsmith.recipes.trials import Trial, finetune_several
+
+    run = given.stage(FinetuneConfig, max_length=usual_max_length(task))
+    optimizer = given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model))
+    columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
+    if seeds > 1 or search:
+        trial = Trial(
+            "", task, train, model, run, optimizer, columns, options, dev, None, random_weights
+        )
+        return finetune_several(trial, out, seeds=seeds, search=search, resume=resume)
+    return finetune(
+        task,
+        train,
+        model,
+        out,
+        run,
+        optimizer,
+        columns,
+        options,
+        dev=dev,
+        random_weights=random_weights,
+        resume=resume,
+    )
+
+
+def crossval(
+    given: Given,
+    task: TaskName,
+    train: Annotated[Path, Help("labelled file: a table, SQuAD JSON or tagged words, also .gz")],
+    *,
+    model: Model,
+    out: RunOut,
+    folds: Annotated[int, Help("parts of the rows, each of which is the dev set once")] = 5,
+    group_column: Annotated[
+        str | None, Help("rows that are alike in this column stay in one fold")
+    ] = None,
+    test: Annotated[Path | None, Help("rows that all folds' models answer together")] = None,
+    submission: Annotated[Path | None, Help("file for those answers: .csv")] = None,
+    like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
+    excel_safe: ExcelSafe = False,
+    resume: Annotated[bool, Help("go on where it stopped")] = False,
+) -> Result:
+    """Fine-tunes once for each fold: every row is predicted by a model that has not seen it."""
+    from bertsmith.recipes.crossval import crossval
+    from bertsmith.recipes.finetune import usual_learning_rate, usual_max_length
+    from bertsmith.recipes.trials import Trial
+
+    trial = Trial(
+        "",
+        task,
+        train,
+        model,
+        given.stage(FinetuneConfig, max_length=usual_max_length(task)),
+        given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model)),
+        given.stage(ColumnsConfig),
+        given.stage(TaskConfig),
+    )
+    return crossval(
+        trial,
+        out,
+        folds=folds,
+        group_column=group_column,
+        test=test,
+        submission=submission,
+        like=like,
+        excel_safe=excel_safe,
+        resume=resume,
+    )
+
+
+def evaluate(
+    given: Given,
+    model: Model,
+    data: Annotated[list[str], Help("raw text, or a labelled file for a fine-tuned model")],
+) -> Result:
+    """Measures a model: losses on raw text, or a fine-tuned one's scores on labelled rows."""
+    from bertsmith.recipes.evaluate import evaluate
+
+    return evaluate(model, data, given.stage(CorpusConfig), given.stage(ColumnsConfig))
+
+
+def predict(
+    given: Given,
+    model: Model,
+    data: Annotated[Path, Help("file with the columns that the model was trained on")],
+    *,
+    out: Annotated[Path, Help("file to write: .csv or .jsonl; with --glue .tsv; of tags .conll")],
+    like: Annotated[Path | None, Help("sample submission whose layout is wanted")] = None,
+    excel_safe: ExcelSafe = False,
+) -> Result:
+    """Writes a fine-tuned model's predictions for every row of a file."""
+    from bertsmith.predict import load
+    from bertsmith.predictions import predict_file
+
+    columns = given.stage(ColumnsConfig)
+    return predict_file(load(model), data, out, columns, like=like, excel_safe=excel_safe)
+
+
+COMMANDS = (
+    (doctor, (ColumnsConfig, TaskConfig)),
+    (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
+    (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
+    (evaluate, (CorpusConfig, ColumnsConfig)),
+    (predict, (ColumnsConfig,)),
+)
