@@ -18,6 +18,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,15 @@ def main() -> None:
     parser.add_argument("--reinit-layers", type=int, default=0, help="of the pre-trained encoder")
     arguments = parser.parse_args()
     rate = arguments.learning_rate or usual_learning_rate(arguments.model)
-    results: list[dict[str, Any]] = []
+    results = []
+    for result in measured(arguments, rate):
+        results.append(result)
+        print(json.dumps(result), file=sys.stderr, flush=True)
+    show(results, rate)
+
+
+def measured(arguments: argparse.Namespace, rate: float) -> Iterator[dict[str, Any]]:
+    """Yields the scores of one run after another, the two starts of a pair side by side."""
     with tempfile.TemporaryDirectory() as folder:
         for name, seed, fold, start in product(
             arguments.sets, range(arguments.seeds), range(arguments.folds), STARTS
@@ -72,31 +81,27 @@ def main() -> None:
                 random_weights=random_weights,
             )
             scores = evaluate_task(out / "best", test)
-            results.append(
-                {
-                    "set": name,
-                    "start": start,
-                    "seed": seed,
-                    "fold": fold,
-                    **{score: scores[score] for score in ("accuracy", "f1")},
-                    **{fact: done[fact] for fact in ("best_epoch", "seconds", "train_rows")},
-                    "test_rows": scores["rows"],
-                }
-            )
-            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
             shutil.rmtree(out)
-    show(results, rate)
+            yield {
+                "set": name,
+                "start": start,
+                "seed": seed,
+                "fold": fold,
+                **{score: scores[score] for score in ("accuracy", "f1")},
+                **{fact: done[fact] for fact in ("best_epoch", "seconds", "train_rows")},
+                "test_rows": scores["rows"],
+            }
 
 
-def sst2(data: Path, folder: Path, rows: int, fold: int = 0) -> tuple[Path, Path]:
-    """Returns the first rows of the training set, and the dev set."""
+def sst2(data: Path, folder: Path, rows: int, fold: int) -> tuple[Path, Path]:
+    """Returns the first rows of the training set, and the dev set, whatever the fold."""
     lines = (data / "glue/SST-2/train.tsv").read_bytes().split(b"\n")
     (folder / "sst2.tsv").write_bytes(b"\n".join(lines[: rows + 1]) + b"\n")
     return folder / "sst2.tsv", data / "glue/SST-2/dev.tsv"
 
 
 def tweets(data: Path, folder: Path, rows: int, fold: int = 0) -> tuple[Path, Path]:
-    """Returns four fifths and one fifth of the labelled tweets, the same ones every time."""
+    """Returns four fifths and one fifth of the labelled tweets, the same ones for a fold."""
     with (data / "disaster-tweets/train.csv").open(encoding="utf-8", newline="") as file:
         header, *labelled = csv.reader(file)
     random.Random(0).shuffle(labelled)

@@ -1,6 +1,6 @@
 """One run broken a hundred times, and the same run unbroken: do they end with the same weights?
 
-    mount -t tmpfs -o size=64m tmpfs /mnt/small
+    mount -t tmpfs -o size=96m tmpfs /mnt/small
     python benchmarks/kills.py --corpus PREPARED --out /mnt/small
 
 SIGKILL, SIGTERM and a full disk take turns, each at a random moment after the run has saved once

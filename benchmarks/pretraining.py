@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from turns import Side  # type: ignore[import-not-found]
 
 from bertsmith.config import BertConfig, ExamplesConfig, bert_of_size
 from bertsmith.model.accounting import flops_per_token
@@ -176,27 +176,6 @@ def serve(
         pipe.send((losses, time.perf_counter() - started))
 
 
-class Side:
-    """One of the two, in its own process."""
-
-    def __init__(self, side: Callable[..., Any], config: BertConfig, batches: list[Batch]) -> None:
-        self.pipe, theirs = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        self.process = context.Process(
-            target=serve, args=(side, config, batches, torch.get_num_threads(), theirs), daemon=True
-        )
-        self.process.start()
-
-    def run(self, steps: int) -> tuple[list[float], float]:
-        self.pipe.send(steps)
-        losses, seconds = self.pipe.recv()
-        return losses, seconds
-
-    def stop(self) -> None:
-        self.pipe.send(0)
-        self.process.join()
-
-
 # -------------------------------------------------------------------------------- measuring
 
 
@@ -235,11 +214,12 @@ def measure(case: Case, rounds: int, sequences: int, corpus: Path | None) -> dic
     exact = bert_of_size(case.size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     with torch.device("meta"):
         flops = statistics.mean(needed_flops(config, batch) for batch in batches)
-    sides = [Side(side, exact, batches) for side in (their_side, our_side)]
+    threads = torch.get_num_threads()
+    sides = [Side(serve, side, exact, batches, threads) for side in (their_side, our_side)]
     losses = [side.run(3)[0] for side in sides]
     for side in sides:
         side.stop()
-    sides = [Side(side, config, batches) for side in (their_side, our_side)]
+    sides = [Side(serve, side, config, batches, threads) for side in (their_side, our_side)]
     for side in sides:
         side.run(2)  # warms up
     seconds: list[list[float]] = [[], []]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from turns import Side  # type: ignore[import-not-found]
 
 from bertsmith.config import (
     BertConfig,
@@ -76,15 +76,15 @@ class Gate:
         self.tokens = 0
         self._pipe = pipe
         self._left = 0
-        self._started = 0.0
+        self._started: float | None = None
 
     def pass_step(self) -> None:
         """Is called before the first step and after each one; waits where a turn is over."""
         if self._left:
             self._left -= 1
         if not self._left:
-            seconds = time.perf_counter() - self._started
-            self._pipe.send((self.tokens, seconds))
+            if self._started is not None:
+                self._pipe.send((self.tokens, time.perf_counter() - self._started))
             self._left = self._pipe.recv()
             if not self._left:
                 sys.exit()
@@ -196,32 +196,11 @@ def serve(side: Callable[[Job, Gate], None], job: Job, pipe: Connection) -> None
     side(job, Gate(pipe))
 
 
-class Side:
-    """One of the two, in its own process."""
-
-    def __init__(self, side: Callable[[Job, Gate], None], job: Job) -> None:
-        self.pipe, other = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=serve, args=(side, job, other), daemon=True)
-        self.process.start()
-        self.pipe.recv()  # it stands before its first step
-
-    def run(self, steps: int) -> tuple[int, float]:
-        """Returns the real tokens and the seconds of so many steps."""
-        self.pipe.send(steps)
-        tokens, seconds = self.pipe.recv()
-        return tokens, seconds
-
-    def stop(self) -> None:
-        self.pipe.send(0)
-        self.process.join()
-
-
 # -------------------------------------------------------------------------------- measuring
 
 
 def measure(job: Job, rounds: int, steps: int) -> dict[str, Any]:
-    sides = {"theirs": Side(theirs, job), "ours": Side(ours, job)}
+    sides = {side.__name__: Side(serve, side, job) for side in (theirs, ours)}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side.run(2)  # warms up
