@@ -76,7 +76,7 @@ def break_often(options: argparse.Namespace, out: Path, seconds: float) -> Count
         before = newest_step(out)
         child = subprocess.Popen(command(options, out), stdout=QUIET, stderr=QUIET)
         wait_for_progress(child, out, before)
-        time.sleep(rng.uniform(0, 2 * seconds / options.faults))
+        time.sleep(rng.uniform(0, seconds / options.faults))  # so half of the run is left
         if child.poll() is not None:
             sys.exit(f"the run ended after {number} faults; give more steps")
         ends[fault, strike(child, fault, options.out)] += 1
