@@ -29,13 +29,14 @@ def pretrain(
 ) -> Result:
     """Trains an encoder on hidden pieces and next sentences, or on what else is asked for."""
     from bertsmith.recipes.pretrain import pretrain
-    from bertsmith.recipes.pretraining_settings import PretrainSettings, paper_optimizer
+    from bertsmith.recipes.pretraining_recipes import recipe_of
+    from bertsmith.recipes.pretraining_settings import PretrainSettings
 
-    run = given.stage(PretrainConfig)
+    given = given.over(recipe_of(given.values, given.where))
     settings = PretrainSettings(
-        run=run,
+        run=given.stage(PretrainConfig),
         examples=given.stage(ExamplesConfig),
-        optimizer=given.stage(OptimizerConfig, **paper_optimizer(run)),
+        optimizer=given.stage(OptimizerConfig),
         corpus=given.stage(CorpusConfig),
         prepare=given.stage(PrepareConfig),
         watch=given.stage(WatchConfig),

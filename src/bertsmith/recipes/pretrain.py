@@ -28,7 +28,12 @@ from bertsmith.data.shards import Corpus
 from bertsmith.data.sharing import Share
 from bertsmith.errors import DataError
 from bertsmith.model.bert import Bert, begin_directed
-from bertsmith.model.kinds import PretrainingModel, pretraining_model_of
+from bertsmith.model.kinds import (
+    PretrainingModel,
+    begin_silent,
+    matrices_of_blocks,
+    pretraining_model_of,
+)
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.corpora import (
@@ -61,7 +66,7 @@ from bertsmith.train.checkpoint import (
     restore,
 )
 from bertsmith.train.loop import Run, train
-from bertsmith.train.optimizer import adamw, warmup_then_decay
+from bertsmith.train.optimizer import optimizer_of, schedule_of
 from bertsmith.train.pace import Pace, Stopwatch, by_steps, by_time
 from bertsmith.train.ranks import Place, Ranks, join_ranks, place_of_this_process
 from bertsmith.train.run_folder import RunFolder, open_run_folder
@@ -129,7 +134,8 @@ def pretrain(
             table, may_change=MAY_CHANGE, say=progress.say, unnamed=settings.defaults().to_mapping()
         )
         model = _new_model(corpus, settings)
-        run = Run(model, adamw(model, settings.optimizer))
+        matrices = matrices_of_blocks(model)
+        run = Run(model, optimizer_of(model, settings.optimizer, matrices=matrices))
         refuse_without_room_for_two(folder.path, run)
         state = _resume(run, corpus, folder, progress.say)
         first = stack.enter_context(FirstRank(ranks))
@@ -196,7 +202,7 @@ def _train(
         run,
         stream,
         pace=pace,
-        schedule=warmup_then_decay(settings.optimizer),
+        schedule=schedule_of(settings.optimizer),
         max_gradient_norm=settings.optimizer.max_gradient_norm,
         seed=settings.run.seed,
         after_step=after_step,
@@ -239,6 +245,8 @@ def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> Pretrain
     if settings.run.initialization == "directed":
         assert isinstance(model.encoder, Bert), "settings are refused where both are given"
         begin_directed(model.encoder)
+    elif settings.run.initialization == "silent":
+        begin_silent(model.encoder)
     if settings.ranks.shard_model:
         return model  # whole in this machine's memory alone: devices hold their shards
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
