@@ -57,9 +57,13 @@ class PretrainConfig(Settings):
     recipe: Annotated[
         Literal["paper", "modern"], Help("what is not set otherwise: as in the paper, or ours")
     ] = "paper"
-    size: Annotated[str, Help("tiny mini small medium base large, or as in L6-H384-A12")] = "mini"
+    size: Annotated[
+        str, Help("tiny mini small medium base large, or L6-H384-A12; with a budget: chosen")
+    ] = "mini"
     steps: Annotated[int | None, Ge(1), Help("optimizer steps; by default one epoch")] = None
-    budget: Annotated[str | None, Help("train for this long instead, as in 90s, 30m, 3h")] = None
+    budget: Annotated[str | None, Help("time of the whole command instead, as in 90s, 30m, 3h")] = (
+        None
+    )
     architecture: Annotated[
         Literal["bert", "modern"], Help("modern: rotary positions, local attention, gated blocks")
     ] = "bert"

@@ -53,9 +53,9 @@ def line_file(title: str, series: Iterable[Series], *, x_label: str) -> str:
     assert shown, "there is nothing to draw"
     top = 22 + 16 * len(shown)
     names = "".join(
-        f'<path d="M{LEFT} {17 + 16 * number}h16" stroke="var(--c{number % COLORS})" '
-        f'stroke-width="3"/><text x="{LEFT + 22}" y="{21 + 16 * number}">{text(one.name)}</text>'
-        for number, one in enumerate(shown, start=1)
+        f'<path d="M{LEFT} {33 + 16 * number}h16" stroke="var(--c{number % COLORS})" '
+        f'stroke-width="3"/><text x="{LEFT + 22}" y="{37 + 16 * number}">{text(one.name)}</text>'
+        for number, one in enumerate(shown)
     )
     height = HEIGHT + top
     return (
