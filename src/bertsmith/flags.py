@@ -37,6 +37,10 @@ class Given:
     values: Mapping[str, Any]
     where: str
 
+    def over(self, defaults: Mapping[str, Any]) -> Given:
+        """Returns what was given, and `defaults` for what was not, over all stages."""
+        return Given({**defaults, **self.values}, self.where)
+
     def stage(self, settings: type[Stage], **defaults: Any) -> Stage:
         """Returns the settings of one stage: what was given, else `defaults`, else its own.
 

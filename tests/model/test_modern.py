@@ -23,7 +23,8 @@ from tests.model.published import assert_agree, encoder_part
 
 from bertsmith.config import ModernBertConfig
 from bertsmith.errors import ConfigError, DataError
-from bertsmith.model.modern import ModernBert, ModernBlock, begin_silent
+from bertsmith.model.kinds import begin_silent
+from bertsmith.model.modern import ModernBert, ModernBlock
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -46,7 +46,7 @@ from bertsmith.recipes.pretraining_data import (
     phases,
     unigram_loss,
 )
-from bertsmith.recipes.pretraining_settings import PretrainSettings, paper_optimizer
+from bertsmith.recipes.pretraining_settings import PretrainSettings
 from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
@@ -295,7 +295,3 @@ def test_without_text_set_aside_the_figures_are_those_of_training(
 def test_the_position_of_a_stream_survives_json() -> None:
     state = StreamState(phase=1, position=Position(epoch=3, index=17), tokens=99)
     assert StreamState.from_mapping(json.loads(json.dumps(state.to_mapping()))) == state
-
-
-def test_the_papers_recipe_has_no_bias_correction() -> None:
-    assert OptimizerConfig(**paper_optimizer(PretrainConfig())).bias_correction is False

@@ -21,7 +21,7 @@ from bertsmith.config import (
 from bertsmith.recipes.pretraining_settings import PretrainSettings
 
 STEPS = 12
-TIMES = ("seconds", "step_seconds", "tokens_per_second", "time")
+TIMES = ("seconds", "step_seconds", "ending_seconds", "tokens_per_second", "time")
 PREPARE = PrepareConfig(workers=1, held_out=0.15, shard_pieces=1000)
 RUN = PretrainConfig(
     size="L1-H16",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from bertsmith.report.charts import (
     WIDTH,
     Series,
     line_chart,
+    line_file,
     reliability_plot,
     scatter,
     thinned,
     ticks,
 )
 from bertsmith.report.matrix import MOST_LABELS, confusion_matrix
+from bertsmith.report.page import Markup
 
 EVIL = "</text></svg><script>alert(1)</script>"
 
@@ -68,6 +71,16 @@ def test_several_curves_have_a_legend_and_nothing_is_said_when_there_is_nothing(
     empty = [Series("train", [(0, math.nan)])]
     assert "nothing to draw" in read_page(line_chart("loss", empty, x_label="step")).text
     assert "nothing to draw" in read_page(scatter("all", [], x_label="x", y_label="y")).text
+
+
+def test_a_chart_is_a_file_of_its_own_with_all_names_and_points() -> None:
+    two = [Series(EVIL, [(0, 1), (1, 2)], True), Series("b & c", [(0, 2), (1, 1)])]
+    drawn = line_file("loss", two, x_label="minutes")
+    root = ElementTree.fromstring(drawn)  # well-formed, or it raises
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert {"loss", EVIL, "b & c", "minutes"} <= {part.text for part in root.iter()}
+    inside = read_page(line_chart("loss", two, x_label="minutes"))
+    assert drawn_points(read_page(Markup(drawn))) == drawn_points(inside)
 
 
 def test_labels_of_any_text_do_nothing() -> None:

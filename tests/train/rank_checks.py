@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from tests.train.toys import Toy, cut, toy_batch, toy_run
@@ -20,7 +21,7 @@ from bertsmith.errors import DataError
 from bertsmith.train.checkpoint import tensors_of
 from bertsmith.train.distributed import Group
 from bertsmith.train.loop import Run, evaluate, train
-from bertsmith.train.optimizer import adamw, warmup_then_decay
+from bertsmith.train.optimizer import adamw, optimizer_of, warmup_then_decay
 from bertsmith.train.pace import by_steps
 from bertsmith.train.ranks import ALONE, place_of_this_process
 from bertsmith.train.sharding import gather, scatter, shard
@@ -49,10 +50,15 @@ def check_shares(ranks: Group) -> None:
         }
 
 
-def trained(parts: list[dict[str, torch.Tensor]], ranks: Group | None, model: Toy) -> Run:
+def trained(
+    parts: list[dict[str, torch.Tensor]],
+    ranks: Group | None,
+    model: Toy,
+    optimizer: Literal["adamw", "muon"] = "adamw",
+) -> Run:
     """Returns a run of three steps over the same parts."""
-    config = OptimizerConfig(learning_rate=0.01)
-    run = Run(model, adamw(model, config))
+    config = OptimizerConfig(learning_rate=0.01, optimizer=optimizer)
+    run = Run(model, optimizer_of(model, config, matrices={"hidden.weight": 1}))
     train(
         run,
         iter([parts] * 3),
@@ -76,6 +82,15 @@ def check_parts_of_unequal_size_make_the_same_step(ranks: Group) -> None:
     ours = evaluate(together.model, PARTS, ranks)
     for name, value in evaluate(alone.model, PARTS).items():
         assert abs(ours[name] - value) < 1e-5 * abs(value) + 1e-9
+
+
+def check_muon_makes_the_same_step_on_every_rank(ranks: Group) -> None:
+    alone = trained(PARTS, None, Toy(), "muon")
+    together = trained([PARTS[ranks.rank]], ranks, Toy(), "muon")
+    for name, tensor in tensors_of(alone).items():
+        torch.testing.assert_close(tensors_of(together)[name], tensor, rtol=1e-4, atol=1e-6)
+    sums = {name: tensor.double().sum().item() for name, tensor in tensors_of(together).items()}
+    assert ranks.highest(list(sums.values())) == list(sums.values())  # equal to the bit
 
 
 def check_shards_make_the_same_step(ranks: Group) -> None:
@@ -139,6 +154,7 @@ if __name__ == "__main__":
         check_sums(ranks)
         check_shares(ranks)
         check_parts_of_unequal_size_make_the_same_step(ranks)
+        check_muon_makes_the_same_step_on_every_rank(ranks)
         check_what_is_scattered_is_gathered_again(ranks)
         check_shards_make_the_same_step(ranks)
     with group(second, 3) as ranks:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from tests.train.toys import Toy, toy_batch
 
 from bertsmith.config import OptimizerConfig
-from bertsmith.train.optimizer import adamw, warmup_then_decay
+from bertsmith.errors import ConfigError
+from bertsmith.train.optimizer import adamw, schedule_of, warmup_then_decay
 
 
 @pytest.mark.parametrize("bias_correction", [False, True])
@@ -72,6 +75,36 @@ def test_the_rate_is_that_of_the_published_schedule() -> None:
 
 def test_without_warmup_the_rate_starts_at_its_peak() -> None:
     assert warmup_then_decay(OptimizerConfig(learning_rate=2.0, warmup=0.0))(0.0) == 2.0
+
+
+def rates(shares: list[float], **settings: Any) -> list[float]:
+    schedule = schedule_of(OptimizerConfig(learning_rate=2.0, **settings))
+    return [schedule(done) for done in shares]
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_zero() -> None:
+    found = rates([0.0, 0.1, 0.2, 0.6, 1.0, 1.1], schedule="one-cycle", warmup=0.2)
+    assert found == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0, 0.0])
+    assert rates([0.0, 0.5], schedule="one-cycle", warmup=0.0) == pytest.approx([2.0, 1.0])
+    assert rates([0.5, 1.0], schedule="one-cycle", warmup=1.0) == pytest.approx([1.0, 0.0])
+
+
+def test_flat_stays_at_its_peak_until_the_share_that_is_left_begins() -> None:
+    found = rates([0.0, 0.1, 0.2, 0.6, 0.8, 1.0, 1.1], schedule="flat", warmup=0.2, decay_share=0.4)
+    assert found == pytest.approx([0.0, 1.0, 2.0, 2.0, 1.0, 0.0, 0.0])
+    found = rates([0.0, 0.99, 1.0], schedule="flat", warmup=0.0, decay_share=0.0)
+    assert found == pytest.approx([2.0, 2.0, 0.0])
+
+
+def test_the_schedule_is_the_published_one_unless_told() -> None:
+    published = warmup_then_decay(OptimizerConfig(learning_rate=2.0))
+    shares = [0.0, 0.05, 0.1, 0.5, 1.0]
+    assert rates(shares) == [published(done) for done in shares]
+
+
+def test_a_flat_schedule_that_rises_and_falls_at_once_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"warmup 0\.6 and decay_share 0\.5 are together more"):
+        OptimizerConfig(schedule="flat", warmup=0.6, decay_share=0.5)
 
 
 def test_the_optimizers_state_has_its_full_shape_before_the_first_step() -> None:

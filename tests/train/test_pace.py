@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bertsmith.train.pace import Stopwatch, by_steps, by_time
+import time
+
+from bertsmith.train.pace import Ending, Stopwatch, by_steps, by_time
 
 
 def test_a_run_by_steps_ends_after_them() -> None:
@@ -18,3 +20,33 @@ def test_a_run_by_time_counts_earlier_sittings() -> None:
 def test_a_run_by_time_does_one_step_whatever_the_time() -> None:
     assert by_time(0.001, Stopwatch(100.0))(0) == 0.0
     assert by_time(0.001, Stopwatch(100.0))(1) >= 1.0
+
+
+def test_steps_end_as_long_before_the_budget_as_the_ending_takes() -> None:
+    ending = Ending()
+    pace = by_time(100.0, Stopwatch(80.0), ending)
+    assert 0.8 <= pace(7) < 0.81
+    ending.took("evaluating", 12.0)
+    ending.took("saving", 9.0)
+    assert pace(7) >= 1.0
+
+
+def test_an_ending_is_the_longest_of_each_part_and_never_shrinks() -> None:
+    ending = Ending(5.0)
+    ending.took("saving", 2.0)
+    assert ending.seconds == 5.0
+    ending.took("evaluating", 4.0)
+    ending.took("evaluating", 1.0)
+    assert ending.seconds == 6.0
+
+
+def test_the_share_done_never_falls() -> None:
+    stopwatch = Stopwatch(60.0)
+    pace = by_time(100.0, stopwatch)
+    before = pace(3)
+    stopwatch._started += 50.0
+    assert pace(4) == before
+
+
+def test_a_stopwatch_counts_from_when_the_command_began() -> None:
+    assert 7.0 <= Stopwatch(5.0, time.monotonic() - 2.0).seconds() < 8.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from bertsmith.commands.arguments import RunOut
 from bertsmith.config import (
@@ -28,20 +30,31 @@ def pretrain(
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
     """Trains an encoder on hidden pieces and next sentences, or on what else is asked for."""
+    began = time.monotonic()  # before torch is loaded: a budget is that of the whole command
     from bertsmith.recipes.pretrain import pretrain
-    from bertsmith.recipes.pretraining_settings import PretrainSettings, paper_optimizer
+    from bertsmith.recipes.pretraining_budget import Choices
+    from bertsmith.recipes.pretraining_recipes import recipe_of
+    from bertsmith.recipes.pretraining_settings import PretrainSettings
 
-    run = given.stage(PretrainConfig)
-    settings = PretrainSettings(
-        run=run,
-        examples=given.stage(ExamplesConfig),
-        optimizer=given.stage(OptimizerConfig, **paper_optimizer(run)),
-        corpus=given.stage(CorpusConfig),
-        prepare=given.stage(PrepareConfig),
-        watch=given.stage(WatchConfig),
-        ranks=given.stage(RanksConfig),
-    )
-    return pretrain(data, out, settings, vocab=vocab, resume=resume)
+    def resolve(chosen: Mapping[str, Any]) -> PretrainSettings:
+        told = given.over(chosen)
+        told = told.over(recipe_of(told.values, told.where))
+        return PretrainSettings(
+            run=told.stage(PretrainConfig),
+            examples=told.stage(ExamplesConfig),
+            optimizer=told.stage(OptimizerConfig),
+            corpus=told.stage(CorpusConfig),
+            prepare=told.stage(PrepareConfig),
+            watch=told.stage(WatchConfig),
+            ranks=told.stage(RanksConfig),
+        )
+
+    settings = resolve({})
+    choices: Choices | None = None
+    if settings.run.budget is not None and "size" not in given.values:
+        names = {"size", "sequence_length", "tokens_per_batch"} - given.values.keys()
+        choices = Choices(names, settings, resolve)
+    return pretrain(data, out, settings, vocab=vocab, resume=resume, began=began, choices=choices)
 
 
 def report(

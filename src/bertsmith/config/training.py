@@ -19,7 +19,11 @@ class OptimizerConfig(Settings):
     Source: Devlin et al. 2019, appendix A.2 and A.3; `optimization.py`.
     """
 
+    optimizer: Annotated[
+        Literal["adamw", "muon"], Help("muon: for the matrices of all blocks, AdamW for the rest")
+    ] = "adamw"
     learning_rate: Annotated[float, Gt(0), Help("peak learning rate")] = 5e-5
+    muon_learning_rate: Annotated[float, Gt(0), Help("peak rate of what Muon moves")] = 0.02
     weight_decay: Annotated[float, Ge(0), Help("decay of weights, not of biases and norms")] = 0.01
     beta1: Annotated[float, Ge(0), Lt(1), Help("memory of the gradient's mean")] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1), Help("memory of the gradient's square")] = 0.999
@@ -28,24 +32,45 @@ class OptimizerConfig(Settings):
         bool, Help("correct Adam's means for their start; the published code does not")
     ] = True
     max_gradient_norm: Annotated[float, Gt(0), Help("longer gradients are shortened to this")] = 1.0
+    schedule: Annotated[
+        Literal["linear", "one-cycle", "flat"],
+        Help("published, a triangle with its peak after warmup, or flat until decay_share is left"),
+    ] = "linear"
     warmup: Annotated[float, Ge(0), Le(1), Help("share of the run in which the rate rises")] = 0.1
+    decay_share: Annotated[
+        float, Ge(0), Le(1), Help("share of the run in which a flat schedule falls to zero")
+    ] = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule == "flat" and self.warmup + self.decay_share > 1:
+            raise ConfigError(
+                f"warmup {self.warmup} and decay_share {self.decay_share} are together more than "
+                f"1; expected shares of one run, as in 0.02 and 0.5"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Settings):
     """One pre-training run. The defaults are those of `--recipe paper`."""
 
-    recipe: Annotated[Literal["paper"], Help("the paper's recipe, section 3.1 and A.2")] = "paper"
-    size: Annotated[str, Help("tiny mini small medium base large, or as in L6-H384-A12")] = "mini"
+    recipe: Annotated[
+        Literal["paper", "modern"], Help("what is not set otherwise: as in the paper, or ours")
+    ] = "paper"
+    size: Annotated[
+        str, Help("tiny mini small medium base large, or L6-H384-A12; with a budget: chosen")
+    ] = "mini"
     steps: Annotated[int | None, Ge(1), Help("optimizer steps; by default one epoch")] = None
-    budget: Annotated[str | None, Help("train for this long instead, as in 90s, 30m, 3h")] = None
+    budget: Annotated[str | None, Help("time of the whole command instead, as in 90s, 30m, 3h")] = (
+        None
+    )
     architecture: Annotated[
         Literal["bert", "modern"], Help("modern: rotary positions, local attention, gated blocks")
     ] = "bert"
     dropout: Annotated[float, Ge(0), Lt(1), Help("of states and of attention weights")] = 0.1
     initialization: Annotated[
-        Literal["published", "directed"],
-        Help("directed: half of the heads begin by reading nearby"),
+        Literal["published", "directed", "silent"],
+        Help("directed: half of the heads begin by reading nearby; silent: blocks add nothing yet"),
     ] = "published"
     tokens_per_batch: Annotated[int, Ge(8), Help("most pieces in one optimizer step")] = 4096
     first_tokens_per_batch: Annotated[
@@ -98,7 +123,7 @@ class PretrainConfig(Settings):
         if self.architecture == "modern" and self.initialization == "directed":
             raise ConfigError(
                 "initialization is 'directed', which draws position embeddings, and architecture "
-                "'modern' has none; choose initialization 'published'"
+                "'modern' has none; choose initialization 'published' or 'silent'"
             )
 
 

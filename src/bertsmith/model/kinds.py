@@ -9,9 +9,16 @@ from __future__ import annotations
 from torch import nn
 
 from bertsmith.config import BertConfig, EncoderConfig
-from bertsmith.model.bert import Bert, initialize
+from bertsmith.model.attention import SelfAttention
+from bertsmith.model.bert import Bert, Block, initialize
 from bertsmith.model.heads import BertForPreTraining
-from bertsmith.model.modern import ModernBert, initialize_cut, initialize_modern
+from bertsmith.model.modern import (
+    ModernBert,
+    ModernBlock,
+    TurnedAttention,
+    initialize_cut,
+    initialize_modern,
+)
 from bertsmith.model.modern_heads import ModernBertForPreTraining
 
 Encoder = Bert | ModernBert
@@ -63,6 +70,35 @@ def draw_anew(part: nn.Module, config: EncoderConfig) -> None:
                 norm.reset_parameters()
     else:
         initialize_modern(part, config)
+
+
+def begin_silent(encoder: Encoder) -> None:
+    """Sets the output projections of every block to 0, so that a new encoder adds nothing at first.
+
+    What a block adds grows as it is learnt, and the first gradients go to the embeddings and to
+    what is predicted from them.
+
+    Source: Zhang et al. 2019 (Fixup), section 3, which begins the last layer of a branch at 0.
+    """
+    for block in encoder.blocks:
+        assert isinstance(block, Block | ModernBlock)
+        nn.init.zeros_(block.attention.output.weight)
+        nn.init.zeros_(block.output.weight)
+
+
+def matrices_of_blocks(model: nn.Module) -> dict[str, int]:
+    """Returns the weights of all blocks in a model, by name: how many matrices each of them holds.
+
+    Query, key and value are one weight, and so are what is gated and its gate.
+    """
+    found: dict[str, int] = {}
+    for name, part in model.named_modules():
+        if isinstance(part, SelfAttention | TurnedAttention):
+            found |= {f"{name}.qkv.weight": 3, f"{name}.output.weight": 1}
+        elif isinstance(part, Block | ModernBlock):
+            inner = 2 if isinstance(part, ModernBlock) else 1
+            found |= {f"{name}.intermediate.weight": inner, f"{name}.output.weight": 1}
+    return found
 
 
 def new_task_layer(config: EncoderConfig, num_outputs: int) -> nn.Linear:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -298,20 +297,6 @@ def initialize_cut(
         nn.init.trunc_normal_(part.weight, std=deviation, a=-cut, b=cut)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
-
-
-def begin_silent(encoder: ModernBert) -> None:
-    """Sets the output projections of every block to 0, so that a new encoder adds nothing at first.
-
-    What a block adds grows as it is learnt, and the first gradients go to the embeddings and to
-    what is predicted from them.
-
-    Source: Zhang et al. 2019 (Fixup), section 3, which begins the last layer of a branch at 0.
-    """
-    for block in encoder.blocks:
-        block = cast(ModernBlock, block)
-        nn.init.zeros_(block.attention.output.weight)
-        nn.init.zeros_(block.output.weight)
 
 
 def _norm(config: ModernBertConfig) -> nn.LayerNorm:

@@ -32,7 +32,7 @@ from bertsmith.tasks.metrics import better
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH
 from bertsmith.tasks.tag import Tag
 from bertsmith.train.loop import Batch, Run, train
-from bertsmith.train.optimizer import adamw, warmup_then_decay
+from bertsmith.train.optimizer import optimizer_of, schedule_of
 from bertsmith.train.pace import Stopwatch, by_steps
 
 # New weights alone are trained, so the rate is that of LSTMs and not of fine-tuning.
@@ -134,10 +134,10 @@ def train_feature_tagger(
             weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     train(
-        Run(model, adamw(model, optimizer)),
+        Run(model, optimizer_of(model, optimizer, matrices={})),
         _steps(task, train_rows, layers, config),
         pace=by_steps(config.epochs * steps_per_epoch),
-        schedule=warmup_then_decay(optimizer),
+        schedule=schedule_of(optimizer),
         max_gradient_norm=optimizer.max_gradient_norm,
         seed=config.seed,
         after_step=after_step,

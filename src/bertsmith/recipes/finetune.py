@@ -27,7 +27,7 @@ from bertsmith.config import (
 )
 from bertsmith.errors import ConfigError
 from bertsmith.folder import Loaded, load_encoder
-from bertsmith.model.kinds import Encoder, draw_anew, take_pooler
+from bertsmith.model.kinds import Encoder, draw_anew, matrices_of_blocks, take_pooler
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine
@@ -38,7 +38,7 @@ from bertsmith.recipes.rows import Fold, LabelledData, read_labelled, read_steps
 from bertsmith.tasks.task import find_task
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.loop import Run, train
-from bertsmith.train.optimizer import adamw, warmup_then_decay
+from bertsmith.train.optimizer import optimizer_of, schedule_of
 from bertsmith.train.run_folder import open_run_folder
 
 # How rows are had for an encoder's tokenizer; what is found on the way is told.
@@ -145,14 +145,15 @@ def finetune_rows(
             seed = config.seed + sitting.standing.restarts
             random_weights = bool(settings.get("random_weights"))
             trained = new_model(data, loaded, config, seed, random_weights)
-            run = Run(trained, adamw(trained, optimizer, rate_scales(trained, config)))
+            scales, matrices = rate_scales(trained, config), matrices_of_blocks(trained)
+            run = Run(trained, optimizer_of(trained, optimizer, scales, matrices=matrices))
             sitting.begin(run)
             with sitting.requests:
                 train(
                     run,
                     read_steps(data.task, data.train, config.batch_size, seed, run.step),
                     pace=sitting.pace,
-                    schedule=warmup_then_decay(optimizer),
+                    schedule=schedule_of(optimizer),
                     max_gradient_norm=optimizer.max_gradient_norm,
                     seed=seed,
                     after_step=sitting.after_step,

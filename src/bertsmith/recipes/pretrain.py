@@ -8,27 +8,25 @@ Source: Devlin et al. 2019, section 3.1 and appendix A.2; `run_pretraining.py`.
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from bertsmith.config import (
-    BertConfig,
-    EncoderConfig,
-    bert_of_size,
-    modern_of_size,
     seconds_of,
 )
 from bertsmith.data.mixture import Mixture, epoch_pieces
 from bertsmith.data.shards import Corpus
 from bertsmith.data.sharing import Share
 from bertsmith.errors import DataError
-from bertsmith.model.bert import Bert, begin_directed
-from bertsmith.model.kinds import PretrainingModel, pretraining_model_of
+from bertsmith.model.kinds import (
+    PretrainingModel,
+    matrices_of_blocks,
+)
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.corpora import (
@@ -39,6 +37,7 @@ from bertsmith.recipes.growth import mean_tokens
 from bertsmith.recipes.metric_sinks import Mirror, require_sink
 from bertsmith.recipes.out_of_memory import explained_lack_of_memory
 from bertsmith.recipes.pretraining_alarms import Alarms
+from bertsmith.recipes.pretraining_budget import Choices, choose
 from bertsmith.recipes.pretraining_checks import check_start
 from bertsmith.recipes.pretraining_corpus import find_corpus
 from bertsmith.recipes.pretraining_data import (
@@ -49,6 +48,7 @@ from bertsmith.recipes.pretraining_data import (
     unigram_entropy,
     unigram_loss,
 )
+from bertsmith.recipes.pretraining_model import new_model
 from bertsmith.recipes.pretraining_ranks import FirstRank, OtherRank
 from bertsmith.recipes.pretraining_report import leave_report
 from bertsmith.recipes.pretraining_settings import MAY_CHANGE, PretrainSettings, check_settings
@@ -61,8 +61,8 @@ from bertsmith.train.checkpoint import (
     restore,
 )
 from bertsmith.train.loop import Run, train
-from bertsmith.train.optimizer import adamw, warmup_then_decay
-from bertsmith.train.pace import Pace, Stopwatch, by_steps, by_time
+from bertsmith.train.optimizer import optimizer_of, schedule_of
+from bertsmith.train.pace import Ending, Pace, Stopwatch, by_steps, by_time
 from bertsmith.train.ranks import Place, Ranks, join_ranks, place_of_this_process
 from bertsmith.train.run_folder import RunFolder, open_run_folder
 
@@ -76,6 +76,8 @@ def pretrain(
     *,
     vocab: Path | None = None,
     resume: bool = False,
+    began: float | None = None,
+    choices: Choices | None = None,
 ) -> dict[str, Any]:
     """Trains an encoder on hidden or next pieces, and on pairs of texts, in the run folder `out`.
 
@@ -84,6 +86,9 @@ def pretrain(
     corpus in `out`. With `resume` it goes on from the newest sound checkpoint, or starts where
     there is none yet; stopped and resumed by steps, with as many threads, it ends with the weights
     of the unbroken run, bit for bit.
+
+    A budget is the time of the whole call, or since `began` by `time.monotonic`: what is learnt and
+    prepared of raw text, what is measured so as to choose, and the last evaluation are part of it.
 
     Started by torchrun, every rank calls it alike; they train on the same steps as one would, each
     on its share. The first holds the run folder and gives the result; the others give nothing.
@@ -108,12 +113,13 @@ def pretrain(
         RanksError: another rank has gone, or does not answer.
         StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
     """
+    began = time.monotonic() if began is None else began
     require_sink(settings.watch.log_to)
     place = place_of_this_process()
     check_settings(settings, vocab, place)
     torch.set_num_threads(settings.run.threads or place.threads)
     keep_freed_memory()
-    table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
+    inputs = {"data": list(sources), "vocab": str(vocab) if vocab else None}
     with ExitStack() as stack:
         ranks = stack.enter_context(join_ranks(place, settings.ranks.timeout_seconds))
         if ranks.rank:
@@ -121,22 +127,33 @@ def pretrain(
         again = resume or place.restarts > 0
         folder = stack.enter_context(open_run_folder(out, resume=again))
         progress = stack.enter_context(ProgressLine())
+        corpus, tokenizer = find_corpus(sources, settings, vocab, folder, progress)
+        if choices is not None and ranks.count > 1:
+            progress.say("nothing is measured on several ranks: size and batch are the recipe's")
+        elif choices is not None:
+            chosen = choose(
+                corpus, tokenizer, choices, folder.path, Stopwatch(0.0, began), progress
+            )
+            settings = choices.resolve(chosen)
+            check_settings(settings, vocab, place)
+        table = inputs | settings.to_mapping()
         mirror = stack.enter_context(
             Mirror(settings.watch.log_to, folder.path, table, progress.say)
         )
-        corpus, tokenizer = find_corpus(sources, settings, vocab, folder, progress)
         folder.settle(
             table, may_change=MAY_CHANGE, say=progress.say, unnamed=settings.defaults().to_mapping()
         )
-        model = _new_model(corpus, settings)
-        run = Run(model, adamw(model, settings.optimizer))
+        model = new_model(corpus, settings)
+        matrices = matrices_of_blocks(model)
+        run = Run(model, optimizer_of(model, settings.optimizer, matrices=matrices))
         refuse_without_room_for_two(folder.path, run)
         state = _resume(run, corpus, folder, progress.say)
         first = stack.enter_context(FirstRank(ranks))
-        trained = first.begin(run, corpus, state, settings, lambda: _new_model(corpus, settings))
+        trained = first.begin(run, corpus, state, settings, lambda: new_model(corpus, settings))
         evaluator = first.evaluator(_evaluator(corpus, tokenizer, settings, progress.say))
-        stopwatch = Stopwatch(state.get("seconds", 0.0))
-        pace = first.pace(_pace(settings, corpus, stopwatch), settings.run)
+        stopwatch = Stopwatch(state.get("seconds", 0.0), began)
+        ending = Ending(state.get("ending_seconds", 0.0))
+        pace = first.pace(_pace(settings, corpus, stopwatch, ending), settings.run)
         stream = stack.enter_context(
             _stream(trained, corpus, tokenizer, settings, pace, state, ranks)
         )
@@ -161,6 +178,7 @@ def pretrain(
             before_writing=first.gather,
             window=Window(**state.get("window", {})),
             step_seconds=state.get("step_seconds", 0.0),
+            ending=ending,
             alarms=Alarms.after(folder.metrics(), settings.watch, settings.run),
             mirror=mirror,
             hidden=hidden_words(corpus, tokenizer, settings.examples.sequence_length),
@@ -196,7 +214,7 @@ def _train(
         run,
         stream,
         pace=pace,
-        schedule=warmup_then_decay(settings.optimizer),
+        schedule=schedule_of(settings.optimizer),
         max_gradient_norm=settings.optimizer.max_gradient_norm,
         seed=settings.run.seed,
         after_step=after_step,
@@ -210,38 +228,15 @@ def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
         other = stack.enter_context(OtherRank(ranks))
         corpus, state = other.begin(settings.run)
         tokenizer = corpus.read_tokenizer()
-        run = other.join(settings, lambda: _new_model(corpus, settings))
+        run = other.join(settings, lambda: new_model(corpus, settings))
         model = cast(PretrainingModel, run.model)
         evaluator = _evaluator(corpus, tokenizer, settings, lambda _: None)
-        pace = other.pace(_pace(settings, corpus, Stopwatch()), settings.run)
+        pace = other.pace(_pace(settings, corpus, Stopwatch(), Ending()), settings.run)
         stream = stack.enter_context(_stream(run, corpus, tokenizer, settings, pace, state, ranks))
         with explained_lack_of_memory(run, model, settings.run, settings.longest):
             _train(run, stream, settings, pace, other.after_step(evaluator), ranks)
             other.obey()
         return {}
-
-
-def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> PretrainingModel:
-    """Returns a model of random weights, drawn from the run's seed."""
-    shape: dict[str, Any] = {
-        "vocab_size": corpus.vocab_size,
-        "max_position_embeddings": max(settings.longest, BertConfig.max_position_embeddings),
-    }
-    config: EncoderConfig
-    if settings.run.architecture == "modern":
-        config = modern_of_size(settings.run.size, **shape)
-    else:
-        is_decoder = settings.examples.objective == "lm"
-        config = bert_of_size(settings.run.size, is_decoder=is_decoder, **shape)
-    config = replace(config, **config.with_dropout(settings.run.dropout))  # type: ignore[arg-type]
-    torch.manual_seed(settings.run.seed)
-    model = pretraining_model_of(config, next_sentence=settings.examples.sentence_task != "none")
-    if settings.run.initialization == "directed":
-        assert isinstance(model.encoder, Bert), "settings are refused where both are given"
-        begin_directed(model.encoder)
-    if settings.ranks.shard_model:
-        return model  # whole in this machine's memory alone: devices hold their shards
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _resume(
@@ -270,10 +265,12 @@ def _resume(
     return state
 
 
-def _pace(settings: PretrainSettings, corpus: Corpus | Mixture, stopwatch: Stopwatch) -> Pace:
+def _pace(
+    settings: PretrainSettings, corpus: Corpus | Mixture, stopwatch: Stopwatch, ending: Ending
+) -> Pace:
     config = settings.run
     if config.budget is not None:
-        return by_time(seconds_of(config.budget), stopwatch)
+        return by_time(seconds_of(config.budget), stopwatch, ending)
     tokens = mean_tokens(config, settings.examples)
     one_epoch = max(1, round(epoch_pieces(corpus) / tokens))
     return by_steps(config.steps or one_epoch)

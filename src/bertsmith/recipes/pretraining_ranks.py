@@ -22,12 +22,13 @@ from bertsmith.config import OptimizerConfig, PretrainConfig
 from bertsmith.data.mixture import Mixture
 from bertsmith.data.shards import MANIFEST, Corpus
 from bertsmith.errors import DataError, MissingInputError
+from bertsmith.model.kinds import matrices_of_blocks
 from bertsmith.recipes.corpora import open_prepared, places_of
 from bertsmith.recipes.pretraining_settings import PretrainSettings
 from bertsmith.recipes.pretraining_watch import Evaluator
 from bertsmith.train.checkpoint import tensors_of
 from bertsmith.train.loop import Run, evaluate
-from bertsmith.train.optimizer import adamw
+from bertsmith.train.optimizer import optimizer_of
 from bertsmith.train.pace import Pace
 from bertsmith.train.stopping import StopRequests
 
@@ -208,7 +209,9 @@ class OtherRank(_Rank):
             self.run = _sharded(self.ranks, None, settings.optimizer, new_model, self._step)
         else:
             model = new_model()
-            self.run = Run(model, adamw(model, settings.optimizer), self._step)
+            matrices = matrices_of_blocks(model)
+            optimizer = optimizer_of(model, settings.optimizer, matrices=matrices)
+            self.run = Run(model, optimizer, self._step)
             self.ranks.copy_from_first(tensors_of(self.run).values())
         return self.run
 
@@ -267,6 +270,6 @@ def _sharded(
     with torch.device("meta"):
         model = new_model()
     shard(model, ranks.count)
-    run = Run(model, adamw(model, config), step)
+    run = Run(model, optimizer_of(model, config, matrices={}), step)
     scatter(whole, run)
     return run

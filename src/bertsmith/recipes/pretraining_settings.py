@@ -17,7 +17,6 @@ from bertsmith.config import (
     PretrainConfig,
     RanksConfig,
     WatchConfig,
-    bert_of_size,
     setting_names,
 )
 from bertsmith.errors import ConfigError
@@ -27,14 +26,14 @@ from bertsmith.train.ranks import Place
 # What a resumed run may do otherwise than it began: how long, how fast, how often it reports.
 MAY_CHANGE = frozenset(
     {
-        *("steps", "budget", "learning_rate", "warmup", "tokens_per_batch", "accumulate"),
+        *("steps", "budget", "tokens_per_batch", "accumulate"),
+        *("learning_rate", "muon_learning_rate", "schedule", "warmup", "decay_share"),
         *("first_tokens_per_batch", "batch_growth"),
         *("checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_examples"),
         *("log_every", "threads", "workers", "skip_bad_shards", "rank_timeout", "shard_model"),
         *setting_names(WatchConfig),
     }
 )
-_PUBLISHED_RATE = 1e-4  # for a width of 768
 
 
 @dataclass(frozen=True)
@@ -64,23 +63,6 @@ class PretrainSettings:
     def longest(self) -> int:
         """Returns the pieces of the longest example of any phase."""
         return max(each.sequence_length for each in phases(self.run, self.examples))
-
-
-def paper_optimizer(config: PretrainConfig) -> dict[str, Any]:
-    """Returns what the paper's recipe sets otherwise than `OptimizerConfig` does.
-
-    The published rate is for a width of 768. Narrower encoders take a larger one, up to three times
-    as large: at 2e-3 without bias correction one of width 128 fell back to the unigram model and
-    stayed there. A tenth of the run is warm-up; in the published million steps it is a hundredth.
-
-    Source: Devlin et al. 2019, appendix A.2; for the rest `docs/results.md`.
-    """
-    width = bert_of_size(config.size).hidden_size
-    return {
-        "learning_rate": min(_PUBLISHED_RATE * max(1.0, 768 / width), 3 * _PUBLISHED_RATE),
-        "warmup": 0.1,
-        "bias_correction": False,
-    }
 
 
 def check_settings(settings: PretrainSettings, vocab: Path | None, place: Place) -> None:
@@ -120,6 +102,11 @@ def _check_ranks(place: Place, settings: PretrainSettings) -> None:
         raise ConfigError(
             "shard_model is set, but this is the only rank; start several by torchrun, or give "
             "--no-shard-model"
+        )
+    if settings.ranks.shard_model and settings.optimizer.optimizer == "muon":
+        raise ConfigError(
+            "optimizer is 'muon' with shard_model, but Muon needs whole matrices and a rank would "
+            "hold parts of them; give --optimizer adamw, or --no-shard-model"
         )
     changes = (settings.run.first_tokens_per_batch, settings.examples.final_masked_lm_prob)
     if place.count > 1 and settings.run.budget is not None and changes != (None, None):

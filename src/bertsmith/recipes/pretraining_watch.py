@@ -23,9 +23,11 @@ from bertsmith.recipes.pretraining_data import StepStream
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import purge_checkpoints, save_checkpoint
 from bertsmith.train.loop import Run, evaluate
-from bertsmith.train.pace import Pace, Stopwatch
+from bertsmith.train.pace import Ending, Pace, Stopwatch
 from bertsmith.train.run_folder import RunFolder
 from bertsmith.train.stopping import StopRequests
+
+EVALUATING, SAVING = "evaluating", "saving"  # what the end of a run consists of
 
 _FIGURES = ("_loss", "_accuracy")  # ends of the names that a result tells
 
@@ -90,6 +92,7 @@ class Watch:
     before_writing: Callable[[], None] = lambda: None  # puts all weights into `model`
     window: Window = field(default_factory=Window)
     step_seconds: float = 0.0  # spent in steps, over all sittings
+    ending: Ending = field(default_factory=Ending)
 
     def __post_init__(self) -> None:
         self._tokens = self.stream.state.tokens
@@ -126,6 +129,7 @@ class Watch:
 
     def evaluate(self, run: Run) -> dict[str, float]:
         """Writes the model folder; returns and logs the held-out figures, if text was set aside."""
+        started = time.monotonic()
         figures = self.evaluator.measure(self.model) if self.evaluator else {}
         self.before_writing()
         facts = {**self.facts, "step": run.step, "scores": figures}
@@ -139,6 +143,7 @@ class Watch:
             if "mlm_loss" in figures:  # a model of another objective fills no masks
                 self._fill(run)
             self._warn_of_plateau(run, self.pace(run.step), figures, figures["unigram_loss"])
+        self.ending.took(EVALUATING, time.monotonic() - started)
         return figures
 
     def finish(self, run: Run) -> dict[str, Any]:
@@ -164,23 +169,30 @@ class Watch:
 
     def save(self, run: Run) -> str:
         """Writes a checkpoint and removes those that are no longer kept; returns its name."""
+        started = time.monotonic()
         state = {
             "stream": self.stream.state.to_mapping(),
             "window": vars(self.window),
             "seconds": self.stopwatch.seconds(),
             "step_seconds": self.step_seconds,
+            "ending_seconds": self.ending.seconds,
             "corpus": self.facts["corpus"],
             "tokenizer": self.facts["tokenizer"],
         }
         self.before_writing()
         place = save_checkpoint(self.folder.checkpoints, run, state)
         purge_checkpoints(self.folder.checkpoints, self.config.keep_checkpoints)
+        self.ending.took(SAVING, time.monotonic() - started)
         return place.name
 
     def _count(self, figures: Mapping[str, float]) -> None:
         seconds = time.monotonic() - self._step_started
         tokens = self.stream.state.tokens
         self.window.add(figures, tokens - self._tokens, seconds)
+        if self.evaluator and not self.ending.seconds:
+            # A pass without gradients takes about a third of a step, and some is written.
+            held_out = sum(batch.num_tokens for batch in self.evaluator.batches)
+            self.ending.took(EVALUATING, held_out * seconds / (2 * (tokens - self._tokens) or 1))
         self._tokens = tokens
         self.step_seconds += seconds
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bertsmith.report.page import Markup, figure, readable, text
+from bertsmith.report.page import STYLE, Markup, figure, readable, text
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40  # around what is drawn
@@ -40,13 +40,43 @@ class Axes:
 
 def line_chart(title: str, series: Iterable[Series], *, x_label: str) -> Markup:
     """Returns curves over one axis, with a legend where there are several."""
-    shown = [
+    shown = _shown(series)
+    if not shown:
+        return figure(title, text("nothing to draw"))
+    legend = _legend(one.name for one in shown) if len(shown) > 1 else None
+    return figure(title, _svg(title, _curves(shown, x_label)), legend)
+
+
+def line_file(title: str, series: Iterable[Series], *, x_label: str) -> str:
+    """Returns the same as an SVG file of its own, its title and legend inside; it must be one."""
+    shown = _shown(series)
+    assert shown, "there is nothing to draw"
+    top = 22 + 16 * len(shown)
+    names = "".join(
+        f'<path d="M{LEFT} {33 + 16 * number}h16" stroke="var(--c{number % COLORS})" '
+        f'stroke-width="3"/><text x="{LEFT + 22}" y="{37 + 16 * number}">{text(one.name)}</text>'
+        for number, one in enumerate(shown)
+    )
+    height = HEIGHT + top
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'width="{2 * WIDTH}" aria-label="{text(title)}"><style>{STYLE}</style>'
+        f'<rect width="{WIDTH}" height="{height}" fill="var(--back)"/>'
+        f'<text x="{LEFT}" y="16" style="font-weight: 600; fill: var(--ink)">{text(title)}</text>'
+        f'{names}<g transform="translate(0 {top})">{_curves(shown, x_label)}</g></svg>\n'
+    )
+
+
+def _shown(series: Iterable[Series]) -> list[Series]:
+    """Returns the curves that have points, thinned."""
+    return [
         Series(one.name, thinned(_finite(one.points)), one.has_marks)
         for one in series
         if _finite(one.points)
     ]
-    if not shown:
-        return figure(title, text("nothing to draw"))
+
+
+def _curves(shown: Sequence[Series], x_label: str) -> str:
     points = [point for one in shown for point in one.points]
     axes = _axes(_range(x for x, _ in points), _range(y for _, y in points), x_label, "")
     lines = []
@@ -61,8 +91,7 @@ def line_chart(title: str, series: Iterable[Series], *, x_label: str) -> Markup:
         )
         if one.has_marks or len(one.points) == 1:
             lines += [_dot(axes, x, y, color, f"{one.name} {readable(y)}") for x, y in one.points]
-    legend = _legend(one.name for one in shown) if len(shown) > 1 else None
-    return figure(title, _svg(title, axes.drawing + "".join(lines)), legend)
+    return axes.drawing + "".join(lines)
 
 
 def scatter(
