@@ -93,7 +93,7 @@ def _refuse_what_modern_lacks(settings: PretrainSettings) -> None:
         raise ConfigError(
             f"architecture is 'modern' with sentence_task {examples.sentence_task!r} and objective "
             f"{examples.objective!r}; expected --sentence-task none and --objective mlm: that kind "
-            f"of encoder predicts hidden pieces alone"
+            f"of encoder predicts hidden pieces alone, and --architecture bert is for the rest"
         )
 
 
