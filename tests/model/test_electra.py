@@ -136,7 +136,7 @@ def test_what_is_put_in_is_drawn_as_the_generator_says(
 def test_pieces_are_drawn_with_their_probabilities(model: BertForReplacedTokens) -> None:
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(20_000, 4)
     torch.manual_seed(3)
-    drawn = model.train()._drawn(logits)
+    drawn = model.train().drawn(logits)
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     assert (shares - torch.tensor([0.1, 0.2, 0.3, 0.4])).abs().max() < 3 * (0.25 / 20_000) ** 0.5
 
