@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bertsmith.config import BertConfig
-from bertsmith.model.bert import Bert, Block, activate, initialize
+from bertsmith.model.bert import Bert, Block, activate, direct_blocks, initialize
 from bertsmith.model.heads import piece_loss
 
 DETECTION_WEIGHT = 50.0  # of the detection's loss beside the generator's; section 3.1
@@ -45,6 +45,14 @@ class Generator(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         initialize(self, config.initializer_range)
+
+    def begin_directed(self) -> None:
+        """Draws weights anew so that its attention begins as that of an encoder so begun.
+
+        It reads the same positions, and what it reads keeps its size on the way to its width.
+        """
+        nn.init.normal_(self.project.weight, std=self.project.in_features**-0.5)
+        direct_blocks(self.blocks, self.config)
 
     def forward(self, encoder: Bert, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:
         """Returns the states that are compared with every piece's vector. [M, H]

@@ -40,6 +40,8 @@ def new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> Pretraini
     if settings.run.initialization == "directed":
         assert isinstance(model.encoder, Bert), "settings are refused where both are given"
         begin_directed(model.encoder)
+        if isinstance(model, BertForReplacedTokens):
+            model.generator.begin_directed()
     elif settings.run.initialization == "silent":
         begin_silent(model.encoder)
         if isinstance(model, BertForReplacedTokens):
