@@ -52,6 +52,9 @@ from bertsmith.recipes.pretraining_model import new_model
 from bertsmith.recipes.pretraining_report import write_report
 from bertsmith.recipes.pretraining_settings import PretrainSettings, check_settings
 from bertsmith.train.checkpoint import newest_checkpoint
+from bertsmith.train.loop import Run, train
+from bertsmith.train.optimizer import adamw, warmup_then_decay
+from bertsmith.train.pace import by_steps
 from bertsmith.train.ranks import Place
 
 EXAMPLES = ExamplesConfig(sequence_length=20, objective="rtd", sentence_task="none")
@@ -154,8 +157,33 @@ def test_a_run_reads_what_one_on_masked_pieces_reads(
     assert held_out[0] == held_out[1] != []
 
 
+def test_one_batch_is_learnt_to_nearly_zero_loss_by_both_halves() -> None:
+    torch.manual_seed(0)
+    batch = batch_of([16] * 6).tensors()
+    batch["put_in"] = torch.randint(5, TINY.vocab_size, batch["masked_labels"].shape)
+    still = replace(TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = BertForReplacedTokens(still, 0.5)
+    config = OptimizerConfig(learning_rate=0.005)
+    rows: list[dict[str, float]] = []
+    train(
+        Run(model, adamw(model, config)),
+        iter([[batch]] * 150),
+        pace=by_steps(150),
+        schedule=warmup_then_decay(config),
+        max_gradient_norm=1.0,
+        seed=0,
+        after_step=lambda _, figures: rows.append(figures),
+    )
+    assert rows[0]["mlm_loss"] > 4 and rows[0]["rtd_loss"] > 0.6
+    assert rows[-1]["mlm_loss"] < 0.05 and rows[-1]["rtd_loss"] < 0.02
+
+
 def test_both_halves_learn(tmp_path: Path, toy_vocabulary: Path) -> None:
-    """The generator passes frequencies; the detection, whoever knows the share of replaced ones."""
+    """The generator passes frequencies, and the detection those who call no piece replaced.
+
+    An accuracy above theirs takes context: no piece is replaced in half of its places or more. It
+    cannot be far above, since what this generator puts in mostly fits.
+    """
     text = write_text(tmp_path / "text.txt", 300)
     settings = settings_of(
         size="L2-H32-A2",
@@ -164,6 +192,7 @@ def test_both_halves_learn(tmp_path: Path, toy_vocabulary: Path) -> None:
         long_sequence_share=0.0,
         checkpoint_every=300,
         evaluate_every=300,
+        evaluate_examples=1000,
         dropout=0.0,
         initialization="directed",
     )
@@ -172,10 +201,7 @@ def test_both_halves_learn(tmp_path: Path, toy_vocabulary: Path) -> None:
     settings = replace(settings, examples=examples, optimizer=optimizer)
     result = pretrain([str(text)], tmp_path / "run", settings, vocab=toy_vocabulary)
     assert result["mlm_loss"] < 0.6 * result["unigram_loss"]
-    share = result["unreplaced_share"]
-    known = -share * math.log(share) - (1 - share) * math.log(1 - share)
-    assert result["rtd_loss"] < 0.9 * known
-    assert result["rtd_accuracy"] > share
+    assert result["rtd_accuracy"] > result["unreplaced_share"]
 
 
 def test_the_masks_shown_are_filled_by_the_generator(run: Path, toy_corpus: Path) -> None:
