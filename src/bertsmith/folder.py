@@ -60,6 +60,16 @@ class Loaded:
     config: EncoderConfig
     facts: dict[str, Any]  # of a foreign folder: the labels alone, where it has some
 
+    @property
+    def left_out(self) -> str:
+        """Returns a clause for messages on what was trained and is not in the folder, or ""."""
+        if self.facts.get("settings", {}).get("objective") != "rtd":
+            return ""
+        return (
+            " (of a model pre-trained with --objective rtd the encoder alone is kept: the "
+            "generator, which fills masks, and the detection are in the checkpoints of its run)"
+        )
+
 
 def save_model(
     folder: Path, model: AnyModel, tokenizer: Tokenizer, facts: Mapping[str, Any]

@@ -86,8 +86,8 @@ class Model:
         """
         if not isinstance(self._model, PretrainingModel):
             raise ConfigError(
-                f"{self.where}: has no head for masked pieces; expected a model that "
-                f"`bertsmith pretrain` wrote"
+                f"{self.where}: has no head for masked pieces{self.loaded.left_out}; expected a "
+                f"model that `bertsmith pretrain --objective mlm` wrote"
             )
         if self.config.is_decoder:
             raise ConfigError(

@@ -160,6 +160,21 @@ def test_shares_over_one_whole_and_contradicting_settings_are_refused() -> None:
         ExamplesConfig(objective="lm", sentence_task="sop")
     with pytest.raises(ConfigError, match="leave masked_units and final_masked_lm_prob out"):
         ExamplesConfig(objective="lm", sentence_task="none", masked_units="words")
+    with pytest.raises(ConfigError, match="and objective 'rtd' no pair .* give sentence_task none"):
+        ExamplesConfig(objective="rtd")
+    with pytest.raises(ConfigError, match="objective 'mlm' there is no generator; give objective"):
+        ExamplesConfig(generator_share=0.5)
+
+
+@pytest.mark.parametrize("layout", ["pairs", "packed"])
+def test_pieces_to_replace_are_hidden_by_the_masks_of_masked_pieces(
+    corpus: Corpus, layout: str
+) -> None:
+    kind: dict[str, Any] = {"layout": layout, "sentence_task": "none", "masked_units": "spans"}
+    masked = make(corpus, **kind)
+    replaced = make(corpus, objective="rtd", generator_share=0.5, **kind)
+    assert replaced.count(0) == masked.count(0)
+    assert all(same(replaced.example(0, n), masked.example(0, n)) for n in range(300))
 
 
 # ---------------------------------------------------------------------------------- pairs

@@ -18,6 +18,7 @@ from bertsmith.model.accounting import (
     parameters_by_formula,
 )
 from bertsmith.model.bert import Bert
+from bertsmith.model.electra import BertForReplacedTokens
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.task_heads import BertForClassification
 
@@ -73,6 +74,29 @@ def test_operations_are_those_that_torch_counts() -> None:
     counted = (counter.get_total_flops() - next_head) / sum(lengths)
     assert counted == pytest.approx(expected["inference"], rel=1e-9)
     assert expected["training"] == 3 * expected["inference"]
+
+
+def test_operations_of_both_halves_are_those_that_torch_counts() -> None:
+    lengths = [32] * 10
+    batch = packed(lengths, TINY)
+    masked = len(batch["masked_positions"])
+    model = BertForReplacedTokens(TINY, 0.5).train()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**batch)
+    scored_again = 2 * masked * TINY.hidden_size * TINY.vocab_size  # to draw, and not trained
+    expected = flops_per_token(model, sequence_length=32, masked_share=masked / sum(lengths))
+    counted = (counter.get_total_flops() - scored_again) / sum(lengths)
+    assert counted == pytest.approx(expected["training"] / 3, rel=1e-9)
+    assert expected["inference"] < expected["training"] / 3
+
+
+def test_a_generator_takes_memory_in_training() -> None:
+    alone, beside = BertForPreTraining(TINY, next_sentence=False), BertForReplacedTokens(TINY, 0.5)
+    without, with_generator = (
+        memory_bytes(model, sequence_length=128) for model in (alone, beside)
+    )
+    more = count_parameters(beside)["total"] - count_parameters(alone)["total"]
+    assert with_generator["training"] - without["training"] > 4 * 4 * more > 0
 
 
 def test_training_takes_four_times_the_weights_and_more() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bertsmith.config import bert_of_size
+from bertsmith.model.bert import Block
 from bertsmith.model.electra import BertForReplacedTokens, narrowed
 from bertsmith.model.names import to_published
 
@@ -136,7 +137,7 @@ def test_what_is_put_in_is_drawn_as_the_generator_says(
 def test_pieces_are_drawn_with_their_probabilities(model: BertForReplacedTokens) -> None:
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(20_000, 4)
     torch.manual_seed(3)
-    drawn = model.train()._drawn(logits)
+    drawn = model.train().drawn(logits)
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     assert (shares - torch.tensor([0.1, 0.2, 0.3, 0.4])).abs().max() < 3 * (0.25 / 20_000) ** 0.5
 
@@ -158,6 +159,22 @@ def test_both_halves_learn_the_shared_vectors_and_no_gradient_goes_through_the_d
     assert model.encoder.embeddings.pieces.weight.grad is not None
     assert set(model.counts(**batch)) == set(sums)
     assert model.loss_weights == {"rtd_loss": 50.0}
+
+
+def test_a_directed_generator_begins_as_a_directed_encoder_of_its_width() -> None:
+    """What it reads keeps its size, like states read one another, and values go on at full size."""
+    torch.manual_seed(0)
+    generator = BertForReplacedTokens(bert_of_size("L2-H256-A4", vocab_size=50), 0.5).generator
+    generator.begin_directed()
+    states = generator.project(torch.randn(500, 256)).detach()
+    assert states.std() == pytest.approx(1.0, abs=0.05)
+    for block in generator.blocks:
+        assert isinstance(block, Block)
+        queries, keys, values = block.attention.qkv.weight.split(128)
+        assert torch.equal(queries[:64], keys[:64])
+        assert not torch.equal(queries[64:], keys[64:])
+        for weight in (values, block.attention.output.weight):
+            assert weight.detach().std() == pytest.approx(128**-0.5, rel=0.05)
 
 
 def test_a_generator_is_narrower_by_whole_heads() -> None:

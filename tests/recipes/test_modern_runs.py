@@ -116,7 +116,11 @@ def test_directed_positions_are_refused_where_there_are_none() -> None:
 
 @pytest.mark.parametrize(
     "examples",
-    [ExamplesConfig(objective="lm", sentence_task="none"), ExamplesConfig(sentence_task="sop")],
+    [
+        ExamplesConfig(objective="lm", sentence_task="none"),
+        ExamplesConfig(objective="rtd", sentence_task="none"),
+        ExamplesConfig(sentence_task="sop"),
+    ],
 )
 def test_what_it_has_no_head_for_is_refused(
     tmp_path: Path, toy_corpus: Path, examples: ExamplesConfig

@@ -57,8 +57,9 @@ def test_the_median_runs_with_the_loss() -> None:
 
 def test_the_losses_of_every_objective_count_and_the_unigram_models_does_not() -> None:
     row = {"mlm_loss": 5.0, "nsp_loss": 0.5, "mlm_accuracy": 0.3, "unigram_loss": 6.0}
-    assert objective(row) == 5.5
-    assert objective({"mlm_loss": 5.0}) == 5.0
+    assert objective(row, {}) == 5.5
+    assert objective({"mlm_loss": 5.0}, {}) == 5.0
+    assert objective(row, {"nsp_loss": 50.0}) == 30.0
 
 
 def test_a_plateau_is_told_once_after_its_share_of_the_run() -> None:
@@ -83,14 +84,14 @@ def test_what_is_known_can_be_told_from_the_rows() -> None:
     losses = [5.0, 5.0, 5.0, 11.0, 12.0, 5.0, 5.0, 11.0, 12.0]
     for cut in range(len(losses)):
         alarms = Alarms.after(
-            [train_row(n, loss) for n, loss in enumerate(losses[:cut])], WATCH, PretrainConfig()
+            [train_row(n, loss) for n, loss in enumerate(losses[:cut])], WATCH, PretrainConfig(), {}
         )
         later = [alarms.on_train({"mlm_loss": loss}) for loss in losses[cut:]]
         assert [cut + n for n, warning in enumerate(later) if warning] == [
             n for n in (3, 7) if n >= cut
         ]
     row = {"step": 4, "split": "alarm", "alarm": "plateau", "message": ""}
-    assert Alarms.after([row], WATCH, PretrainConfig()).on_plateau(0.9, 6.9, 6.9) is None
+    assert Alarms.after([row], WATCH, PretrainConfig(), {}).on_plateau(0.9, 6.9, 6.9) is None
 
 
 # -------------------------------------------------------------------------------------- runs

@@ -74,12 +74,17 @@ class ExamplesConfig(Settings):
     """What a pre-training example is, and what is learnt from it.
 
     Source: Devlin et al. 2019, appendix A.1 and A.2, and `create_pretraining_data.py`; the order of
-    sentences (`sop`): Lan et al. 2020, section 3.1; spans: Joshi et al. 2020, section 3.1.
+    sentences (`sop`): Lan et al. 2020, section 3.1; spans: Joshi et al. 2020, section 3.1; replaced
+    pieces (`rtd`): Clark et al. 2020, ELECTRA.
     """
 
     objective: Annotated[
-        Literal["mlm", "lm"], Help("predict hidden pieces, or each next piece from those before it")
+        Literal["mlm", "lm", "rtd"],
+        Help("predict hidden pieces, each next one, or which ones a generator has replaced"),
     ] = "mlm"
+    generator_share: Annotated[
+        float, Gt(0), Le(1), Help("width of the generator of rtd, as a share of the encoder's")
+    ] = 0.25
     sentence_task: Annotated[
         Literal["nsp", "sop", "none"],
         Help("is B the next text (nsp), do A and B stand in order (sop), or neither"),
@@ -127,6 +132,11 @@ class ExamplesConfig(Settings):
                 f"sentence_task is {self.sentence_task!r}, but with layout {self.layout!r} and "
                 f"objective {self.objective!r} no pair of sentences is judged; "
                 f"give sentence_task none"
+            )
+        if self.objective != "rtd" and self.generator_share != type(self).generator_share:
+            raise ConfigError(
+                f"generator_share is {self.generator_share}, but with objective "
+                f"{self.objective!r} there is no generator; give objective rtd, or leave it out"
             )
         if self.objective == "lm" and (self.masked_units, self.final_masked_lm_prob) != (
             "pieces",

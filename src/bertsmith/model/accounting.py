@@ -11,19 +11,20 @@ from torch import nn
 
 from bertsmith.config import EncoderConfig, ExamplesConfig, ModernBertConfig
 from bertsmith.model.bert import Bert
-from bertsmith.model.kinds import PretrainingModel, pretraining_model_of
+from bertsmith.model.electra import BertForReplacedTokens
+from bertsmith.model.kinds import PretrainingModel, WithPieceHead, pretraining_model_of
 from bertsmith.model.published import AnyModel, encoder_in
 
 BYTES = 4  # of one number in fp32
 
 
-def on_paper(config: EncoderConfig) -> PretrainingModel:
+def on_paper(config: EncoderConfig) -> WithPieceHead:
     """Returns a model with its pre-training heads that has shapes alone and takes no memory."""
     with torch.device("meta"):
         return pretraining_model_of(config)
 
 
-def count_parameters(model: AnyModel) -> dict[str, int]:
+def count_parameters(model: AnyModel | PretrainingModel) -> dict[str, int]:
     """Returns the number of parameters in each part of a model, its `encoder` and the `total`.
 
     `encoder` is embeddings, blocks and pooler, as sizes are usually quoted. The output weight of
@@ -88,7 +89,7 @@ def _modern_formula(config: ModernBertConfig) -> dict[str, int]:
 
 
 def flops_per_token(
-    model: AnyModel,
+    model: AnyModel | PretrainingModel,
     *,
     sequence_length: int,
     masked_share: float | None = None,
@@ -98,7 +99,7 @@ def flops_per_token(
     A product of [m, k] by [k, n] is 2*m*k*n. Each token reads `sequence_length` tokens, or those in
     its window. The masked-piece head runs on `masked_share` of the tokens (by default that of the
     published examples, left to right on all) and the pooler on one token of each sequence. Backward
-    costs twice forward.
+    costs twice forward. A generator beside the encoder is counted in training alone.
     """
     config = model.config
     hidden = config.hidden_size
@@ -110,23 +111,38 @@ def flops_per_token(
         windows = map(config.window_of, range(config.num_hidden_layers))
         read = [sequence_length if w is None else min(sequence_length, 2 * w + 1) for w in windows]
     forward = float(sum(2 * config.block_weights + 4 * tokens * hidden for tokens in read))
-    if isinstance(model, PretrainingModel):
+    if isinstance(model, WithPieceHead):
         forward += share * 2 * (hidden**2 + hidden * config.vocab_size)
     # The modern masked-piece head is the pooler, and is counted above.
-    is_counted = isinstance(model, PretrainingModel) and isinstance(config, ModernBertConfig)
+    is_counted = isinstance(model, WithPieceHead) and isinstance(config, ModernBertConfig)
     if encoder_in(model).pooler is not None and not is_counted:
         forward += 2 * hidden**2 / sequence_length
-    return {"inference": forward, "training": 3 * forward}
+    beside = 0.0
+    if isinstance(model, BertForReplacedTokens):
+        beside = _flops_of_replacing(model, sequence_length, share)
+    return {"inference": forward, "training": 3 * (forward + beside)}
+
+
+def _flops_of_replacing(
+    model: BertForReplacedTokens, sequence_length: int, masked_share: float
+) -> float:
+    """Returns what the generator and the detection take for one token, forward."""
+    hidden, narrow = model.config.hidden_size, model.generator.config
+    width = narrow.hidden_size
+    blocks = narrow.num_hidden_layers * (2 * narrow.block_weights + 4 * sequence_length * width)
+    pieces = masked_share * 2 * (width * hidden + hidden * model.config.vocab_size)
+    detection = 2 * (hidden**2 + hidden)
+    return 2 * hidden * width + blocks + pieces + detection
 
 
 def memory_bytes(
-    model: AnyModel, *, sequence_length: int, tokens_per_batch: int = 4096
+    model: AnyModel | PretrainingModel, *, sequence_length: int, tokens_per_batch: int = 4096
 ) -> dict[str, int]:
     """Returns the memory that weights and states take in fp32, roughly.
 
     For inference: the weights, and the widest states of one block. For training: weights,
-    gradients and AdamW's two means; what every block keeps for its gradient; and the logits of
-    the masked pieces.
+    gradients and AdamW's two means; what every block keeps for its gradient, a generator's too; and
+    the logits of the masked pieces, all of them at once where pieces are drawn by them.
     """
     config = model.config
     weights = _count(model) * BYTES
@@ -135,17 +151,29 @@ def memory_bytes(
         inner *= 2  # what is gated, and its gate
     scores = config.num_attention_heads * sequence_length
     widest = BYTES * tokens_per_batch * (2 * hidden + max(inner, 3 * hidden + scores))
-    # Kept: the input, q k v twice (as made, and by heads), the scores' three forms (softmax, mask),
-    # context, two sums with their masks, two normalised states, and both sides of the GELU.
-    kept = BYTES * tokens_per_batch * (13 * hidden + 2 * inner + 2 * scores)
+    kept = _kept_bytes(config, sequence_length, tokens_per_batch)
     logits = 0
     if isinstance(model, PretrainingModel):
         masked = int(tokens_per_batch * ExamplesConfig().masked_lm_prob)
         logits = BYTES * min(masked * config.vocab_size, 1 << 24) * 2
-    return {
-        "inference": weights + widest,
-        "training": 4 * weights + config.num_hidden_layers * kept + logits,
-    }
+        if isinstance(model, BertForReplacedTokens):
+            kept += _kept_bytes(model.generator.config, sequence_length, tokens_per_batch)
+            logits += BYTES * masked * config.vocab_size * 3  # scores, shares and their sums
+    return {"inference": weights + widest, "training": 4 * weights + kept + logits}
+
+
+def _kept_bytes(config: EncoderConfig, sequence_length: int, tokens_per_batch: int) -> int:
+    """Returns what the blocks of an encoder keep for their gradients.
+
+    The input, q k v twice (as made, and by heads), the scores' three forms (softmax, mask),
+    context, two sums with their masks, two normalised states, and both sides of the GELU.
+    """
+    hidden, inner = config.hidden_size, config.intermediate_size
+    if isinstance(config, ModernBertConfig):
+        inner *= 2  # what is gated, and its gate
+    scores = config.num_attention_heads * sequence_length
+    kept = BYTES * tokens_per_batch * (13 * hidden + 2 * inner + 2 * scores)
+    return config.num_hidden_layers * kept
 
 
 def _count(module: nn.Module) -> int:

@@ -237,15 +237,22 @@ def begin_directed(encoder: Bert) -> None:
     Source: ours; what it gains is in `docs/results.md`, section 'Learning'. The sinusoids are those
     of Vaswani et al. 2017, section 3.5, with shorter waves.
     """
-    width, heads = encoder.config.hidden_size, encoder.config.num_attention_heads  # H, N
-    directed = (heads + 1) // 2 * (width // heads)
+    width = encoder.config.hidden_size  # H
     positions = encoder.embeddings.positions.weight  # [P, H]
     places = torch.arange(positions.shape[0])[:, None]  # [P, 1]
     waves = _WAVES ** (-torch.arange(0, width, 2) / width)  # [H / 2]
     with torch.no_grad():
         positions[:, 0::2] = _POSITIONS * torch.sin(places * waves)
         positions[:, 1::2] = _POSITIONS * torch.cos(places * waves[: width // 2])
-        for block in encoder.blocks:
+    direct_blocks(encoder.blocks, encoder.config)
+
+
+def direct_blocks(blocks: nn.ModuleList, config: BertConfig) -> None:
+    """Draws the attention of blocks anew, as `begin_directed` says, without the positions."""
+    width, heads = config.hidden_size, config.num_attention_heads  # H, N
+    directed = (heads + 1) // 2 * (width // heads)
+    with torch.no_grad():
+        for block in blocks:
             assert isinstance(block, Block)
             queries, keys, values = block.attention.qkv.weight.split(width)  # [H, H] each
             nn.init.normal_(queries[:directed], std=_QUERIES / width**0.5)

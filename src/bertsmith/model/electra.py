@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bertsmith.config import BertConfig
-from bertsmith.model.bert import Bert, Block, activate, initialize
+from bertsmith.model.bert import Bert, Block, activate, direct_blocks, initialize
 from bertsmith.model.heads import piece_loss
 
 DETECTION_WEIGHT = 50.0  # of the detection's loss beside the generator's; section 3.1
@@ -37,6 +37,7 @@ class Generator(nn.Module):
         """Draws new weights; `share` is the width as a share of the encoder's, in whole heads."""
         super().__init__()
         narrow = narrowed(config, share)
+        self.config = narrow
         self.project = nn.Linear(config.hidden_size, narrow.hidden_size)
         self.blocks = nn.ModuleList(Block(narrow) for _ in range(narrow.num_hidden_layers))
         self.widen = nn.Linear(narrow.hidden_size, config.hidden_size)
@@ -44,6 +45,14 @@ class Generator(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         initialize(self, config.initializer_range)
+
+    def begin_directed(self) -> None:
+        """Draws weights anew so that its attention begins as that of an encoder so begun.
+
+        It reads the same positions, and what it reads keeps its size on the way to its width.
+        """
+        nn.init.normal_(self.project.weight, std=self.project.in_features**-0.5)
+        direct_blocks(self.blocks, self.config)
 
     def forward(self, encoder: Bert, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:
         """Returns the states that are compared with every piece's vector. [M, H]
@@ -88,17 +97,19 @@ class BertForReplacedTokens(nn.Module):
         masked_positions: Tensor,
         masked_labels: Tensor,
         next_labels: Tensor | None = None,
+        put_in: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Returns sums of the generator's `mlm_...` and the encoder's `rtd_loss`, `rtd_accuracy`.
 
         Saying 'not replaced' everywhere is right for all tokens but those that were hidden and that
-        the generator drew wrongly: `rtd_accuracy` is to be read against that.
+        the generator drew wrongly: `rtd_accuracy` is to be read against `unreplaced_share`.
 
         Args:
             piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
             masked_positions: tokens to predict, counted over the whole batch. int64 [M]
             masked_labels: the pieces that stood there. int64 [M]
             next_labels: not used: there is no next-sentence head.
+            put_in: the pieces to put there, in place of what the generator draws. int64 [M]
         """
         places = {
             "segment_ids": segment_ids,
@@ -108,8 +119,9 @@ class BertForReplacedTokens(nn.Module):
         states = self.generator(self.encoder, {"piece_ids": piece_ids, **places}, masked_positions)
         vectors, bias = self.encoder.embeddings.pieces.weight, self.generator.bias
         loss, correct = piece_loss(states, vectors, bias, masked_labels)
-        with torch.no_grad():
-            put_in = self._drawn(F.linear(states, vectors, bias).float())  # [M]
+        if put_in is None:
+            with torch.no_grad():
+                put_in = self.drawn(F.linear(states, vectors, bias))  # [M]
         seen = piece_ids.index_copy(0, masked_positions, put_in)  # [T]
         is_replaced = torch.zeros(len(seen), device=seen.device)  # [T]
         is_replaced[masked_positions] = (put_in != masked_labels).float()
@@ -119,7 +131,28 @@ class BertForReplacedTokens(nn.Module):
             "mlm_accuracy": correct,
             "rtd_loss": F.binary_cross_entropy_with_logits(logits, is_replaced, reduction="sum"),
             "rtd_accuracy": ((logits.detach() > 0) == (is_replaced > 0)).sum(),
+            "unreplaced_share": (is_replaced == 0).sum(),
         }
+
+    def logits(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        positions: Tensor,
+    ) -> Tensor:
+        """Returns the generator's score for each piece at each of `positions`, int64 [M]. [M, V]"""
+        batch = {
+            "piece_ids": piece_ids,
+            "segment_ids": segment_ids,
+            "position_ids": position_ids,
+            "sequence_starts": sequence_starts,
+        }
+        states = self.generator(self.encoder, batch, positions)  # [M, H]
+        return F.linear(  # [M, V]
+            states, self.encoder.embeddings.pieces.weight, self.generator.bias
+        )
 
     def detect(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
@@ -136,19 +169,20 @@ class BertForReplacedTokens(nn.Module):
             "mlm_accuracy": masked,
             "rtd_loss": tokens,
             "rtd_accuracy": tokens,
+            "unreplaced_share": tokens,
         }
 
-    def _drawn(self, logits: Tensor) -> Tensor:
+    def drawn(self, logits: Tensor) -> Tensor:
         """Returns a piece drawn from each row's softmax. [M, V] -> int64 [M]
 
-        In evaluation the draws are the same every time.
+        In training the dice are torch's own, in evaluation the same every time.
         """
         generator = None
         if not self.training:
             generator = torch.Generator(logits.device).manual_seed(_DRAWS_OF_EVALUATION)
         rows = len(logits)
         dice = torch.rand(rows, 1, generator=generator, device=logits.device)  # [M, 1]
-        up_to = logits.softmax(1).cumsum(1)  # [M, V]
+        up_to = logits.float().softmax(1).cumsum(1)  # [M, V]
         # rounding may leave the last sum below the die
         return (
             torch.searchsorted(up_to, dice * up_to[:, -1:]).squeeze(1).clamp(max=up_to.shape[1] - 1)

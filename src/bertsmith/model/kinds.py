@@ -11,6 +11,7 @@ from torch import nn
 from bertsmith.config import BertConfig, EncoderConfig
 from bertsmith.model.attention import SelfAttention
 from bertsmith.model.bert import Bert, Block, initialize
+from bertsmith.model.electra import BertForReplacedTokens, Generator
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.modern import (
     ModernBert,
@@ -22,7 +23,8 @@ from bertsmith.model.modern import (
 from bertsmith.model.modern_heads import ModernBertForPreTraining
 
 Encoder = Bert | ModernBert
-PretrainingModel = BertForPreTraining | ModernBertForPreTraining
+WithPieceHead = BertForPreTraining | ModernBertForPreTraining
+PretrainingModel = WithPieceHead | BertForReplacedTokens
 
 
 def encoder_of(config: EncoderConfig, with_pooler: bool = True) -> Encoder:
@@ -43,7 +45,7 @@ def encoder_of_tokens(config: EncoderConfig, with_texts: bool) -> Encoder:
     return encoder_of(config, with_pooler=with_texts or not isinstance(config, BertConfig))
 
 
-def pretraining_model_of(config: EncoderConfig, next_sentence: bool = True) -> PretrainingModel:
+def pretraining_model_of(config: EncoderConfig, next_sentence: bool = True) -> WithPieceHead:
     """Returns a new model with the heads that its kind is pre-trained with.
 
     The modern kind has none for next sentences, whatever `next_sentence` says.
@@ -51,6 +53,16 @@ def pretraining_model_of(config: EncoderConfig, next_sentence: bool = True) -> P
     if isinstance(config, BertConfig):
         return BertForPreTraining(config, next_sentence)
     return ModernBertForPreTraining(config)
+
+
+def kept_of(model: PretrainingModel) -> WithPieceHead | Bert:
+    """Returns what of a pre-trained model a folder keeps: all, or the encoder beside a generator.
+
+    A generator has done its work when the encoder is trained.
+
+    Source: Clark et al. 2020, ELECTRA, section 2.
+    """
+    return model.encoder if isinstance(model, BertForReplacedTokens) else model
 
 
 def take_pooler(encoder: Encoder, other: Encoder) -> None:
@@ -72,15 +84,15 @@ def draw_anew(part: nn.Module, config: EncoderConfig) -> None:
         initialize_modern(part, config)
 
 
-def begin_silent(encoder: Encoder) -> None:
-    """Sets the output projections of every block to 0, so that a new encoder adds nothing at first.
+def begin_silent(part: Encoder | Generator) -> None:
+    """Sets the output projections of every block to 0, so that new blocks add nothing at first.
 
     What a block adds grows as it is learnt, and the first gradients go to the embeddings and to
     what is predicted from them.
 
     Source: Zhang et al. 2019 (Fixup), section 3, which begins the last layer of a branch at 0.
     """
-    for block in encoder.blocks:
+    for block in part.blocks:
         assert isinstance(block, Block | ModernBlock)
         nn.init.zeros_(block.attention.output.weight)
         nn.init.zeros_(block.output.weight)

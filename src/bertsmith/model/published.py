@@ -15,7 +15,7 @@ from torch import Tensor
 from bertsmith.config import BertConfig, EncoderConfig, ModernBertConfig, setting_names
 from bertsmith.errors import CheckpointError
 from bertsmith.model.heads import BertForPreTraining
-from bertsmith.model.kinds import Encoder, PretrainingModel, encoder_of
+from bertsmith.model.kinds import Encoder, PretrainingModel, WithPieceHead, encoder_of
 from bertsmith.model.modern_heads import ModernBertForPreTraining
 from bertsmith.model.modern_names import MODERN
 from bertsmith.model.names import BERT, NameTable, has_next_sentence, has_pooler
@@ -30,10 +30,10 @@ from bertsmith.model.task_heads import (
     TaskModel,
 )
 
-AnyModel = Encoder | PretrainingModel | TaskModel
+AnyModel = Encoder | WithPieceHead | TaskModel
 
 
-def encoder_in(model: AnyModel) -> Encoder:
+def encoder_in(model: AnyModel | PretrainingModel) -> Encoder:
     """Returns the encoder, whatever stands on it."""
     return model if isinstance(model, Encoder) else model.encoder
 

@@ -53,8 +53,8 @@ def evaluate(
             raise ConfigError(f"data: {len(data)} files are given; expected one labelled file")
         return evaluate_task(model, Path(data[0]), columns)
     raise DataError(
-        f"{model}: holds an encoder without a head; expected a pre-trained model with its heads, "
-        f"or a fine-tuned one"
+        f"{model}: holds an encoder without a head{loaded.left_out}; expected a pre-trained model "
+        f"with its heads, or a fine-tuned one"
     )
 
 

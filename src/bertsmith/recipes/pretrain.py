@@ -60,7 +60,7 @@ from bertsmith.train.checkpoint import (
     refuse_without_room_for_two,
     restore,
 )
-from bertsmith.train.loop import Run, train
+from bertsmith.train.loop import Run, loss_weights_of, train
 from bertsmith.train.optimizer import optimizer_of, schedule_of
 from bertsmith.train.pace import Ending, Pace, Stopwatch, by_steps, by_time
 from bertsmith.train.ranks import Place, Ranks, join_ranks, place_of_this_process
@@ -179,7 +179,9 @@ def pretrain(
             window=Window(**state.get("window", {})),
             step_seconds=state.get("step_seconds", 0.0),
             ending=ending,
-            alarms=Alarms.after(folder.metrics(), settings.watch, settings.run),
+            alarms=Alarms.after(
+                folder.metrics(), settings.watch, settings.run, loss_weights_of(model)
+            ),
             mirror=mirror,
             hidden=hidden_words(corpus, tokenizer, settings.examples.sequence_length),
             train_unigram_loss=None if evaluator else unigram_entropy(corpus, tokenizer.vocabulary),

@@ -14,6 +14,7 @@ MEDIAN_ROWS = 50  # train rows whose losses the running median is of
 FEWEST_ROWS = 3  # before which no loss is called high
 
 PLATEAU, DIVERGENCE = "plateau", "divergence"
+UNREPLACED = "unreplaced_share"  # of all pieces: how often 'not replaced' is the right answer
 
 
 @dataclass
@@ -22,18 +23,23 @@ class Alarms:
 
     config: WatchConfig
     run: PretrainConfig
+    weights: Mapping[str, float] = field(default_factory=dict)  # of losses in the objective
     losses: list[float] = field(default_factory=list)  # of the train rows
     is_plateau_told: bool = False
 
     @classmethod
     def after(
-        cls, rows: Iterable[Mapping[str, Any]], config: WatchConfig, run: PretrainConfig
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        config: WatchConfig,
+        run: PretrainConfig,
+        weights: Mapping[str, float],
     ) -> Alarms:
         """Returns the alarms of a run that has logged `rows`, as if it had never been stopped."""
-        alarms = cls(config, run)
+        alarms = cls(config, run, weights)
         for row in rows:
             if row.get("split") == "train":
-                alarms.losses.append(objective(row))
+                alarms.losses.append(objective(row, weights))
             elif row.get("alarm") == PLATEAU:
                 alarms.is_plateau_told = True
         return alarms
@@ -45,7 +51,7 @@ class Alarms:
         the loss stays up.
         """
         before = self._ratio()
-        self.losses.append(objective(figures))
+        self.losses.append(objective(figures, self.weights))
         ratio = self._ratio()
         highest = self.config.divergence_ratio
         if ratio <= highest or before > highest:
@@ -84,16 +90,19 @@ def _ways_off(run: PretrainConfig) -> str:
     return f"{', '.join(ways[:-1])} or {ways[-1]}"
 
 
-def objective(figures: Mapping[str, Any]) -> float:
-    """Returns what training minimises: the sum of the losses in a row."""
-    return float(sum(_losses(figures)))
+def objective(figures: Mapping[str, Any], weights: Mapping[str, float]) -> float:
+    """Returns what training minimises: the sum of the losses in a row, each by its weight or 1."""
+    return float(sum(value * weights.get(name, 1.0) for name, value in _losses(figures).items()))
 
 
 def piece_loss(figures: Mapping[str, Any]) -> float:
     """Returns the loss on pieces, which is the first that a model tells."""
-    return _losses(figures)[0]
+    return next(iter(_losses(figures).values()))
 
 
-def _losses(figures: Mapping[str, Any]) -> list[float]:
-    names = [name for name in figures if name.endswith("_loss") and name != "unigram_loss"]
-    return [figures[name] for name in names]
+def _losses(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in figures.items()
+        if name.endswith("_loss") and name != "unigram_loss"
+    }

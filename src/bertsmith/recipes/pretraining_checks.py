@@ -4,13 +4,17 @@ They run without dropout on the run's own first examples, a few hundred pieces o
 random number and leave weights, gradients and modes as they were: the run that follows is bit for
 bit the one without them.
 
+What a generator draws differs with the batch that it is drawn in, as dropout does. So pieces are
+drawn once, sequence by sequence, and these are put in wherever one batch is compared with another:
+all but the draw itself must be the same.
+
 Shapes:  T tokens   S sequences   H hidden size   V vocabulary
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +23,7 @@ from torch import Tensor
 from bertsmith.config import EncoderConfig, ExamplesConfig
 from bertsmith.data.batches import PackedBatch
 from bertsmith.errors import DataError, SelfCheckError
+from bertsmith.model.electra import BertForReplacedTokens
 from bertsmith.model.kinds import PretrainingModel
 from bertsmith.recipes.pretraining_alarms import piece_loss
 from bertsmith.train.loop import accumulate, evaluate
@@ -46,8 +51,9 @@ def check_start(
         config: of the examples.
 
     Returns:
-        `new_loss` and `expected_loss` on pieces; `packed_difference` and `gradient_difference`,
-        which are rounding; `examples`, and the share `random_next` of them if there are pairs.
+        `new_loss` and `expected_loss` on pieces; `new_rtd_loss` and `expected_rtd_loss` where
+        replaced pieces are detected; `packed_difference` and `gradient_difference`, which are
+        rounding; `examples`, and the share `random_next` of them if there are pairs.
 
     Raises:
         DataError: nearly no pair is a true one, so that next sentences cannot be learnt.
@@ -102,10 +108,13 @@ def check_pairs(batches: Sequence[PackedBatch], config: ExamplesConfig) -> dict[
 def check_loss(model: PretrainingModel, few: Sequence[PackedBatch]) -> dict[str, float]:
     """Returns the loss on the pieces to predict, `new_loss`, and the `expected_loss`.
 
+    Where replaced pieces are detected, that has a `new_rtd_loss` and `expected_rtd_loss`, too.
+
     Raises:
         SelfCheckError: they are further apart than chance allows.
     """
-    found = piece_loss(evaluate(model, [joined(few).tensors()]))
+    figures = evaluate(model, [joined(few).tensors()])
+    found = piece_loss(figures)
     labels = [batch.masked_labels for batch in few if batch.masked_labels is not None]
     expected, margin = loss_of_new_weights(model.config, len(torch.cat(labels).unique()))
     if not abs(found - expected) <= margin:
@@ -114,7 +123,20 @@ def check_loss(model: PretrainingModel, few: Sequence[PackedBatch]) -> dict[str,
             f"give or take {margin:.2f}, about ln {model.config.vocab_size:,}: the weights are not "
             f"drawn as they must be, or what is to be predicted can be seen; {_MEND}"
         )
-    return {"new_loss": found, "expected_loss": expected}
+    return {"new_loss": found, "expected_loss": expected} | _check_detection(model, figures)
+
+
+def _check_detection(model: PretrainingModel, figures: Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(model, BertForReplacedTokens):
+        return {}
+    found, (expected, margin) = figures["rtd_loss"], detection_loss_of_new_weights(model.config)
+    if not abs(found - expected) <= margin:
+        raise SelfCheckError(
+            f"the loss of new weights on which pieces were replaced is {found:.3f}; expected "
+            f"{expected:.3f}, give or take {margin:.2f}, about ln 2: the weights are not drawn as "
+            f"they must be, or what was replaced can be seen; {_MEND}"
+        )
+    return {"new_rtd_loss": found, "expected_rtd_loss": expected}
 
 
 def loss_of_new_weights(config: EncoderConfig, kinds: int) -> tuple[float, float]:
@@ -129,16 +151,33 @@ def loss_of_new_weights(config: EncoderConfig, kinds: int) -> tuple[float, float
     return expected, LOSS_MARGIN + CHANCE * math.sqrt(variance / max(kinds, 1))
 
 
+def detection_loss_of_new_weights(config: EncoderConfig) -> tuple[float, float]:
+    """Returns the loss that new weights have on replaced pieces, and how far chance may take it.
+
+    A score is a sum of H products of a weight and an activation, whose mean square is at most v / 2
+    with the v of `loss_of_new_weights`; so it is near 0, with a deviation of v / sqrt(2) or less.
+    What all tokens have in common of it moves the loss by at most a half of itself.
+    """
+    variance = config.hidden_size * CUT_VARIANCE * config.initializer_range**2
+    return math.log(2), LOSS_MARGIN + CHANCE * variance / math.sqrt(2) / 2
+
+
 def check_packing(model: PretrainingModel, few: Sequence[PackedBatch]) -> float:
     """Returns how far the states of packed sequences are from those of each one by itself.
+
+    Those of a generator are compared, too, at the pieces that it predicts.
 
     Raises:
         SelfCheckError: that is more than rounding.
     """
     with torch.inference_mode():
-        packed = _states(model, joined(few))  # [T, H]
-        alone = torch.cat([_states(model, batch) for batch in few])  # [T, H]
-    difference = (packed - alone).abs().max().item()
+        together = _states(model, joined(few))
+        by_itself = zip(*(_states(model, batch) for batch in few), strict=True)
+        differences = [
+            (packed - torch.cat(alone)).abs().max()
+            for packed, alone in zip(together, by_itself, strict=True)
+        ]
+    difference = torch.stack(differences).max().item()  # a NaN stays one
     if not difference <= CLOSE:
         raise SelfCheckError(
             f"the states of {len(few)} packed sequences differ by up to {difference:.2g} from "
@@ -157,13 +196,15 @@ def check_gradients(model: PretrainingModel, few: Sequence[PackedBatch]) -> floa
         SelfCheckError: that is more than rounding.
     """
     model.zero_grad(set_to_none=True)
-    accumulate(model, [joined(few).tensors()])
+    put_in = [_put_in(model, batch) for batch in few]
+    accumulate(model, [_together(few, put_in)])
     whole = _gradient_norm(model)
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.neg_()  # the parts' is added to it, so no second copy is held
     cut = max(1, len(few) // 3)
-    accumulate(model, [joined(part).tensors() for part in (few[:cut], few[cut:]) if part])
+    ends = ((0, cut), (cut, len(few)))
+    accumulate(model, [_together(few[a:b], put_in[a:b]) for a, b in ends if a < b])
     difference = _gradient_norm(model) / (whole or 1.0)
     device = next(model.parameters()).device.type
     close = CLOSE if device == "cpu" else CLOSE_ON_GPU
@@ -238,10 +279,42 @@ def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(there) if there else None
 
 
-def _states(model: PretrainingModel, batch: PackedBatch) -> Tensor:
-    return model.encoder(  # [T, H]
-        batch.piece_ids, batch.segment_ids, batch.position_ids, batch.sequence_starts
-    )
+def _states(model: PretrainingModel, batch: PackedBatch) -> list[Tensor]:
+    """Returns the states of the encoder [T, H] and, if there is one, those of the generator. [M, H]
+
+    The generator's are those that are compared with the pieces' vectors.
+    """
+    parts = (batch.piece_ids, batch.segment_ids, batch.position_ids, batch.sequence_starts)
+    states = [model.encoder(*parts)]  # [T, H]
+    if isinstance(model, BertForReplacedTokens):
+        names = ("piece_ids", "segment_ids", "position_ids", "sequence_starts")
+        read = dict(zip(names, parts, strict=True))
+        states.append(model.generator(model.encoder, read, batch.masked_positions))  # [M, H]
+    return states
+
+
+def _put_in(model: PretrainingModel, batch: PackedBatch) -> dict[str, Tensor]:
+    """Returns what a generator draws for a batch, as an argument of `forward`; else nothing."""
+    if not isinstance(model, BertForReplacedTokens):
+        return {}
+    assert batch.masked_positions is not None
+    with torch.no_grad():
+        logits = model.logits(  # [M, V]
+            batch.piece_ids,
+            batch.segment_ids,
+            batch.position_ids,
+            batch.sequence_starts,
+            batch.masked_positions,
+        )
+    return {"put_in": model.drawn(logits)}  # [M]
+
+
+def _together(
+    batches: Sequence[PackedBatch], more: Sequence[Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Returns the tensors of batches packed into one, with what is given `more` for each."""
+    tensors = joined(batches).tensors()
+    return tensors | {name: torch.cat([each[name] for each in more]) for name in more[0]}
 
 
 def _gradient_norm(model: PretrainingModel) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bertsmith.errors import BertsmithError, MissingInputError
 from bertsmith.progress import duration
+from bertsmith.recipes.pretraining_alarms import UNREPLACED
 from bertsmith.report.charts import Series, line_chart
 from bertsmith.report.page import (
     Cell,
@@ -37,7 +38,13 @@ MOST_FILLED = 12  # evaluations whose guesses are shown
 
 Rows = Sequence[Mapping[str, Any]]
 
-OBJECTIVES = {"mlm": "masked pieces", "lm": "next pieces", "nsp": "next sentence"}
+OBJECTIVES = {
+    "mlm": "masked pieces",
+    "lm": "next pieces",
+    "nsp": "next sentence",
+    "rtd": "replaced pieces",
+}
+NEVER_REPLACED = "saying 'not replaced' of every piece"
 MEASURES = {"loss": "loss (nats)", "accuracy": "accuracy"}
 COURSES = {  # of the steps themselves
     "learning_rate": "learning rate",
@@ -49,6 +56,8 @@ COURSES = {  # of the steps themselves
 CHECKS = {
     "new_loss": "loss of the new weights on the pieces to predict",
     "expected_loss": "what it must be near",
+    "new_rtd_loss": "loss of the new weights on which pieces were replaced",
+    "expected_rtd_loss": "what that must be near",
     "examples": "examples looked at",
     "random_next": "share of them with a random next sentence",
     "packed_difference": "states packed and one by one: largest difference",
@@ -121,6 +130,8 @@ def _standing(rows: Rows) -> list[Markup]:
     ]
     if "unigram_loss" in last:
         shown.insert(1, ("loss of piece frequencies alone", readable(last["unigram_loss"])))
+    if UNREPLACED in last:
+        shown.append((NEVER_REPLACED, f"{last[UNREPLACED]:.1%}"))
     told = (
         f"Held out, at step {last['step']:,}: every piece to be told is hidden. A model that knows "
         f"how frequent pieces are, and nothing else, has the loss of piece frequencies alone."
@@ -142,6 +153,8 @@ def _curves(rows: Rows) -> Markup:
         if unigram and not charts:  # the first is that on pieces
             ends = (rows[0]["step"], rows[-1]["step"])
             series.append(Series("piece frequencies alone", [(step, unigram[-1]) for step in ends]))
+        if name == "rtd_accuracy":
+            series.append(Series(NEVER_REPLACED, _points(held_out or train, UNREPLACED)))
         charts.append(line_chart(title, series, x_label="step"))
     for name, title in COURSES.items():
         points = _points(train, name)
@@ -156,6 +169,18 @@ def _remarks(rows: Rows) -> list[Markup]:
     told = (
         "In training a tenth of the pieces to be told stand where they were and a tenth are "
         "replaced; held out all are hidden. So the two losses are not the same measure."
+    )
+    return [paragraph(told, is_quiet=True), *_remarks_on_replacing(rows)]
+
+
+def _remarks_on_replacing(rows: Rows) -> list[Markup]:
+    if not _has_generator(rows):
+        return []
+    told = (
+        "Masked pieces are told by the generator, and replaced ones by the encoder, which is what "
+        "is kept. The better the generator, the fewer pieces are replaced and the harder they are "
+        "to find: read the accuracy on replaced pieces beside what saying 'not replaced' of every "
+        "piece would give."
     )
     return [paragraph(told, is_quiet=True)]
 
@@ -177,7 +202,8 @@ def _filled(rows: Rows) -> Iterator[Section]:
         header = ["step", "likeliest", *[""] * (max(map(len, lines)) - 2)]
         parts.append(paragraph(f"{sentence['text']}  (hidden: {sentence['word']})"))
         parts.append(table(header, lines))
-    yield Section("What it puts behind a mask", parts)
+    subject = "the generator" if _has_generator(rows) else "it"
+    yield Section(f"What {subject} puts behind a mask", parts)
 
 
 def _warnings(rows: Rows) -> Iterator[Section]:
@@ -217,6 +243,10 @@ def _commands(run: Path) -> list[str]:
 
 def _of(rows: Rows, split: str) -> list[Mapping[str, Any]]:
     return [row for row in rows if row["split"] == split]
+
+
+def _has_generator(rows: Rows) -> bool:
+    return any(UNREPLACED in row for row in rows)
 
 
 def _figures(rows: Rows) -> list[tuple[str, str]]:

@@ -93,11 +93,17 @@ def _refuse_what_modern_lacks(settings: PretrainSettings) -> None:
         raise ConfigError(
             f"architecture is 'modern' with sentence_task {examples.sentence_task!r} and objective "
             f"{examples.objective!r}; expected --sentence-task none and --objective mlm: that kind "
-            f"of encoder predicts hidden pieces alone"
+            f"of encoder predicts hidden pieces alone, and --architecture bert is for the rest"
         )
 
 
 def _check_ranks(place: Place, settings: PretrainSettings) -> None:
+    if place.count > 1 and settings.examples.objective == "rtd":
+        raise ConfigError(
+            f"objective is 'rtd' and torchrun has started {place.count} ranks, but what the "
+            f"generator puts in is drawn for one rank alone; start one process without torchrun, "
+            f"or give --objective mlm"
+        )
     if settings.ranks.shard_model and place.count == 1:
         raise ConfigError(
             "shard_model is set, but this is the only rank; start several by torchrun, or give "

@@ -14,11 +14,17 @@ from bertsmith.config import PretrainConfig
 from bertsmith.data.batches import PackedBatch
 from bertsmith.errors import DivergedError, StoppedError
 from bertsmith.folder import save_model
-from bertsmith.model.kinds import PretrainingModel
+from bertsmith.model.kinds import PretrainingModel, kept_of
 from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.filled_masks import HiddenWord, fill, readable
 from bertsmith.recipes.metric_sinks import Mirror
-from bertsmith.recipes.pretraining_alarms import DIVERGENCE, PLATEAU, Alarms, piece_loss
+from bertsmith.recipes.pretraining_alarms import (
+    DIVERGENCE,
+    PLATEAU,
+    UNREPLACED,
+    Alarms,
+    piece_loss,
+)
 from bertsmith.recipes.pretraining_data import StepStream
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import purge_checkpoints, save_checkpoint
@@ -29,7 +35,7 @@ from bertsmith.train.stopping import StopRequests
 
 EVALUATING, SAVING = "evaluating", "saving"  # what the end of a run consists of
 
-_FIGURES = ("_loss", "_accuracy")  # ends of the names that a result tells
+_FIGURES = ("_loss", "_accuracy", UNREPLACED)  # ends of the names that a result tells
 
 
 @dataclass
@@ -133,7 +139,7 @@ class Watch:
         figures = self.evaluator.measure(self.model) if self.evaluator else {}
         self.before_writing()
         facts = {**self.facts, "step": run.step, "scores": figures}
-        save_model(self.folder.model, self.model, self.tokenizer, facts)
+        save_model(self.folder.model, kept_of(self.model), self.tokenizer, facts)
         if figures:
             self._log_row(run, "held_out", figures)
             self.progress.say(
@@ -265,4 +271,6 @@ def _readable(figures: Mapping[str, float]) -> str:
         for name, value in figures.items()
         if name.endswith("_accuracy")
     ]
+    if UNREPLACED in figures:
+        accuracies.append(f"({figures[UNREPLACED]:.1%} are not replaced)")
     return "  ".join([f"loss {piece_loss(figures):.3f}", *accuracies])

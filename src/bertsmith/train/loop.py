@@ -133,7 +133,7 @@ def accumulate(model: nn.Module, parts: Sequence[Batch], ranks: Ranks = ALONE) -
         for name, count in model.counts(**part).items():  # type: ignore[operator]
             counts[name] = counts.get(name, 0) + count
     counts = ranks.add_up(counts)
-    weights: Mapping[str, float] = getattr(model, "loss_weights", {})
+    weights = loss_weights_of(model)
     totals: dict[str, Tensor] = {}
     for part in parts:
         with _autocast(model):
@@ -147,6 +147,12 @@ def accumulate(model: nn.Module, parts: Sequence[Batch], ranks: Ranks = ALONE) -
             totals[name] = totals.get(name, 0) + mean.detach()
     ranks.add_gradients(model)
     return ranks.add_up({name: total.item() for name, total in totals.items()})
+
+
+def loss_weights_of(model: nn.Module) -> Mapping[str, float]:
+    """Returns how often the losses of a model count in its objective, by name; the rest once."""
+    weights: Mapping[str, float] = getattr(model, "loss_weights", {})
+    return weights
 
 
 def _autocast(model: nn.Module) -> AbstractContextManager[None]:
