@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +99,7 @@ class Bundle:
 
     # ---------------------------------------------------------------------------------- index
 
-    def _header(self, table: dict[bytes, bytes]) -> tuple[list[Path], str]:
+    def _header(self, table: dict[bytes, bytes]) -> tuple[list[Path], Literal["<", ">"]]:
         """Returns the paths of all shards and the order of bytes in them."""
         where = f"{self.index}: header"
         if b"" not in table:

@@ -1,10 +1,11 @@
-"""CRC-32C, the checksum of LevelDB tables and of the tensors beside them, fast without compiled code.
+"""CRC-32C, the checksum of LevelDB tables and of TensorFlow's tensors, fast without compiled code.
 
 A message is a polynomial over two elements, its CRC the remainder by P. Squaring such a polynomial
-doubles its exponents, so P to the power 2^k has no more terms than P, lies 2^k bits apart, and is a
-multiple of P: a block of the message can be added to the 17 later blocks that those terms name and
-then be left out. That is 17 exclusive ors of whole blocks, which numpy does at memory speed. What is
-left is folded in blocks of half the size, and so on; the last bytes go through a table.
+doubles its exponents, so P to the power 2^k has no more terms than P, each 2^k bits apart or more,
+and is a multiple of P: a block of 2^k bits can be added to the 17 later blocks that those terms
+name and then be left out. That is 17 exclusive ors of whole blocks, which numpy does at the speed
+of memory. What is left is folded in blocks of half the size, and so on; the last bytes go through a
+table.
 
 Source: RFC 3720, appendix B.4 (CRC-32C and its test vectors); the folding is that of Gopal et al.
 2009, with powers of P in place of carry-less products.

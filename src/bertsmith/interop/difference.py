@@ -9,8 +9,9 @@ from bertsmith.config import BertConfig
 from bertsmith.data.batches import pack_texts
 from bertsmith.folder import Loaded
 from bertsmith.model.heads import BertForPreTraining
+from bertsmith.model.kinds import Encoder
 from bertsmith.model.modern_heads import ModernBertForPreTraining
-from bertsmith.model.published import Encoder, encoder_in
+from bertsmith.model.published import encoder_in
 from bertsmith.tasks.labelled import Example
 from bertsmith.tasks.pieces import encode
 
@@ -38,9 +39,10 @@ def max_abs_difference(one: Loaded, other: Loaded) -> float:
     each model cuts the sentences with its own tokenizer. Infinity where these differ in number.
     """
     largest = 0.0
-    for ours, theirs in zip(answers(one), answers(other), strict=True):
-        if ours.shape != theirs.shape:
-            return float("inf")
+    found, others = answers(one), answers(other)
+    if [states.shape for states in found] != [states.shape for states in others]:
+        return float("inf")
+    for ours, theirs in zip(found, others, strict=True):
         largest = max(largest, float((ours - theirs).abs().max()))
     return largest
 

@@ -32,7 +32,7 @@ from bertsmith.interop.google_names import (
 )
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
-from bertsmith.model.published import AnyModel, architecture_of
+from bertsmith.model.published import AnyModel, architecture_of, encoder_in
 from bertsmith.model.task_heads import (
     BertForAnswering,
     BertForClassification,
@@ -252,8 +252,7 @@ def _weights_among(
             f"{where}: {len(shapes) - len(weights)} tensors are the optimizer's and its step; "
             f"they are passed over"
         )
-    encoder = model if isinstance(model, Bert) else model.encoder
-    if encoder.pooler is None and POOLER[0] in weights:  # theirs always makes one
+    if encoder_in(model).pooler is None and POOLER[0] in weights:  # theirs always makes one
         say(f"{where}: {' and '.join(POOLER)} serve no head of this model; they are passed over")
         weights = {name: shape for name, shape in weights.items() if name not in POOLER}
     return weights

@@ -31,8 +31,6 @@ def _signed(number: int) -> bytes:
     bits = (number if number >= 0 else ~number).bit_length()
     length = bits // 7 + 1
     digits = number.to_bytes(length + 1, "big", signed=True)[1:]
-    if length < 9:
-        header = (0xFF00 >> length) & 0xFF, 0
-    else:
-        header = 0xFF, 0x80 if length == 9 else 0xC0
+    # As many ones as there are bytes, of 16 bits: two bytes, of which a short number has the first.
+    header = (0xFFFF << (16 - length) & 0xFFFF).to_bytes(2, "big")
     return bytes(byte ^ mark for byte, mark in zip(digits, (*header, *[0] * length), strict=False))

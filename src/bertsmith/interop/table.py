@@ -2,8 +2,8 @@
 
     block*  metaindex block  index block  footer
 
-A block is entries in the order of their keys, each leaving out the bytes that it shares with the key
-before it, then the places where whole keys stand (restarts); behind it follow one byte that tells
+A block is entries in the order of their keys, each without the bytes that it shares with the key
+before it, then the places where whole keys stand (restarts). Behind it follow one byte that tells
 the compression and a masked CRC-32C. The footer says where the index block stands, which says where
 every other one does.
 
