@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from tests.interop.test_checksum import by_division
 
 from bertsmith.errors import BertsmithError, CheckpointError, MissingInputError
@@ -57,14 +58,14 @@ def write(
     return prefix
 
 
-NUMBERS = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
+NUMBERS: NDArray[np.float32] = np.arange(6, dtype=np.float32).reshape(2, 3) / np.float32(4)
 BYTES = NUMBERS.tobytes()
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
-    tensors = {
+    tensors: dict[str, NDArray[np.float32]] = {
         "a": NUMBERS,
-        "a/b": np.float32(3.25).reshape(()),
+        "a/b": np.full((), 3.25, np.float32),
         "b": np.zeros((0, 4), np.float32),
         "c": np.arange(300_000, dtype=np.float32).reshape(600, 500).T,
     }
@@ -272,7 +273,7 @@ def test_other_types_are_refused_where_they_are_read(tmp_path: Path) -> None:
         bundle.read("s")
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), max_size=4))
 def test_flipped_bytes_are_refused_or_change_nothing(
     changes: list[tuple[int, int]], tmp_path: Path

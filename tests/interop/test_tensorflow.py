@@ -34,7 +34,9 @@ def test_tensorflow_reads_equal_tensors(tmp_path: Path) -> None:
 
 def test_tensorflow_reads_an_index_of_several_blocks(tmp_path: Path) -> None:
     names = [f"layer/{'x' * 200}/{number:05}" for number in range(2000)]
-    write_bundle(tmp_path / "x.ckpt", ((n, np.float32(i)) for i, n in enumerate(names)))
+    write_bundle(
+        tmp_path / "x.ckpt", ((n, np.full((), i, np.float32)) for i, n in enumerate(names))
+    )
     reader = tf.train.load_checkpoint(str(tmp_path / "x.ckpt"))
     assert [reader.get_tensor(name) for name in names] == list(range(2000))
 

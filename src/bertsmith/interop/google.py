@@ -10,7 +10,6 @@ Which heads a checkpoint has is told by its tensors: `cls/predictions` and `cls/
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from bertsmith.model.task_heads import (
     BertForClassification,
     BertForRegression,
 )
+from bertsmith.progress import ProgressLine
 from bertsmith.storage import read_json, replacing, write_json
 from bertsmith.text.tokenizer_files import read_tokenizer
 
@@ -269,4 +269,4 @@ def _tell_casing(folder: Path, lower: bool, say: Say) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"bertsmith: {message}", file=sys.stderr)
+    ProgressLine().say(message)
