@@ -246,3 +246,17 @@ def test_a_result_that_nobody_can_read_ends_quietly(place: str, as_json: bool) -
             "bertsmith: standard output: the result cannot be written (No space left on device); "
             "what the command was to do is done\n"
         )
+
+
+def test_convert_goes_to_googles_format_and_back(workshop: Path, tmp_path: Path, run: Run) -> None:
+    model = workshop / "run/model"
+    there = run("convert", model, "--to", "tf1", "--out", tmp_path / "google")
+    back = run("convert", tmp_path / "google", "--to", "hf", "--out", tmp_path / "back")
+    assert there["max_abs_difference"] == back["max_abs_difference"] == 0.0
+    weights = [folder / "model.safetensors" for folder in (model, tmp_path / "back")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_convert_says_why_it_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(tmp_path), "--to", "tf1", "--out", str(tmp_path / "out")]) == 66
+    assert "config.json: there is no such file" in capsys.readouterr().err

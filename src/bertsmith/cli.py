@@ -12,12 +12,18 @@ from contextlib import suppress
 from cyclopts import App, CycloptsError
 
 from bertsmith import __version__
-from bertsmith.commands import corpus, labelled, models, pretraining
+from bertsmith.commands import conversion, corpus, labelled, models, pretraining
 from bertsmith.errors import BUG_EXIT_CODE, BertsmithError, DataError
 from bertsmith.flags import add_command
 from bertsmith.show import show
 
-COMMANDS = (*corpus.COMMANDS, *pretraining.COMMANDS, *labelled.COMMANDS, *models.COMMANDS)
+COMMANDS = (
+    *corpus.COMMANDS,
+    *pretraining.COMMANDS,
+    *labelled.COMMANDS,
+    *models.COMMANDS,
+    *conversion.COMMANDS,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,66 @@
+"""A model from one format into another, and how far the answers of the two lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bertsmith.errors import ConfigError, nearest
+from bertsmith.folder import Loaded, load_model, save_model
+from bertsmith.interop.difference import SENTENCES, max_abs_difference
+from bertsmith.interop.google import (
+    is_google_checkpoint,
+    read_google_checkpoint,
+    write_google_checkpoint,
+)
+
+
+def convert(source: Path, to: str, out: Path) -> dict[str, Any]:
+    """Writes the model of `source` as the format `to` has it, and measures what that has changed.
+
+    Returns `max_abs_difference` (of every state and logit on the built-in `sentences`, once what
+    was written is read again; 0.0 where nothing is lost), `sentences`, `format` and `out`.
+
+    Raises:
+        ConfigError: the format is none of `WRITERS`, or cannot hold the model.
+        MissingInputError, CheckpointError: the source is not there, or damaged.
+        FolderInUseError, StorageError: `out` cannot be written.
+    """
+    if to not in WRITERS:
+        raise ConfigError(f"there is no format {to!r}{nearest(to, WRITERS)}")
+    difference = WRITERS[to](read_any(source), out)
+    return {
+        "max_abs_difference": difference,
+        "sentences": len(SENTENCES),
+        "format": to,
+        "out": str(out),
+    }
+
+
+def read_any(source: Path) -> Loaded:
+    """Returns the model of a Google checkpoint or of a model folder.
+
+    Raises:
+        MissingInputError, CheckpointError, ConfigError: see the readers of the two.
+    """
+    if is_google_checkpoint(source):
+        return read_google_checkpoint(source)
+    return load_model(source)
+
+
+def _write_folder(loaded: Loaded, out: Path) -> float:
+    save_model(out, loaded.model, loaded.tokenizer, loaded.facts)
+    return max_abs_difference(loaded, load_model(out))
+
+
+def _write_google(loaded: Loaded, out: Path) -> float:
+    write_google_checkpoint(loaded, out)
+    return max_abs_difference(loaded, read_google_checkpoint(out))
+
+
+# Each writes a model whole or not at all, reads it again, and returns the largest difference.
+WRITERS: dict[str, Callable[[Loaded, Path], float]] = {
+    "hf": _write_folder,
+    "tf1": _write_google,
+}
