@@ -402,8 +402,8 @@ def test_missing_folders_and_files_are_named(tmp_path: Path, folder: Path) -> No
     with pytest.raises(MissingInputError, match="no such folder"):
         load_model(tmp_path / "nothing")
     (folder / "bertsmith.json").unlink()
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(MissingInputError, match=r"model\.safetensors: .*not opened"):
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    with pytest.raises(MissingInputError, match=r"model\.safetensors: there is no such file"):
         load_model(folder)
 
 

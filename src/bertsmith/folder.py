@@ -45,6 +45,7 @@ from bertsmith.text.tokenizer_files import (
     write_tokenizer_files,
 )
 from bertsmith.text.wordpiece import Tokenizer
+from bertsmith.weights_files import read_weights
 
 FORMAT_VERSION = 1
 MODEL_FILES = ("config.json", "model.safetensors", *TOKENIZER_FILES, "README.md")
@@ -115,9 +116,9 @@ def load_model(folder: Path) -> Loaded:
     facts = _verified_facts(folder)
     published = read_json(folder / "config.json")
     config = config_of(published, str(folder / "config.json"))
-    tensors = _read_tensors(folder / "model.safetensors")
+    tensors, where = read_weights(folder)
     model, found = model_of(published, config, tensors, str(folder / "config.json"))
-    _fill(model, tensors, folder / "model.safetensors", without_heads=False)
+    _fill(model, tensors, where, without_heads=False)
     return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or found)
 
 
@@ -134,10 +135,10 @@ def load_encoder(folder: Path, dropout: float | None = None) -> Loaded:
     config = config_of(read_json(folder / "config.json"), str(folder / "config.json"))
     if dropout is not None:
         config = replace(config, **config.with_dropout(dropout))  # type: ignore[arg-type]
-    tensors = _read_tensors(folder / "model.safetensors")
+    tensors, where = read_weights(folder)
     with torch.device("meta"):
         model = encoder_of(config, with_pooler=has_pooler(tensors, names_of(config)))
-    _fill(model, tensors, folder / "model.safetensors", without_heads=True)
+    _fill(model, tensors, where, without_heads=True)
     return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or {})
 
 
@@ -153,21 +154,6 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 # ------------------------------------------------------------------------------------- weights
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise MissingInputError(
-            f"{path}: there is no such file; expected weights in the safetensors format "
-            f"(older files may hold code and are not opened)"
-        )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: {error}; the file is cut short or altered") from None
 
 
 def _fill(
