@@ -5,6 +5,7 @@
     vocab.txt  tokenizer.json  tokenizer_config.json  special_tokens_map.json
     bertsmith.json          format version, facts, library versions, SHA-256 of every other file
     README.md               a model card made from the same facts
+    modules.json  1_Pooling  and so on, where it is a folder of sentence-transformers, too
 
 `transformers` opens it as it is, and folders that `transformers` wrote are read here. A folder is
 built beside its place and renamed, so that it is there whole or not at all.
@@ -38,7 +39,7 @@ from bertsmith.model.published import (
     names_of,
     published_config,
 )
-from bertsmith.storage import read_json, replacing, sha256_of, write_json
+from bertsmith.storage import read_json, replacing, sha256_of, write_json, write_synced
 from bertsmith.text.tokenizer_files import (
     TOKENIZER_FILES,
     read_tokenizer,
@@ -50,6 +51,17 @@ from bertsmith.weights_files import read_weights
 FORMAT_VERSION = 1
 MODEL_FILES = ("config.json", "model.safetensors", *TOKENIZER_FILES, "README.md")
 FACTS_FILE = "bertsmith.json"
+# What a folder of sentence-transformers has besides; see `interop.sentence_transformers`.
+SENTENCE_FILES = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "2_Normalize/config.json",
+)
+_ENTRIES = frozenset(
+    {*MODEL_FILES, FACTS_FILE, *(name.partition("/")[0] for name in SENTENCE_FILES)}
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,12 @@ class Loaded:
 
 
 def save_model(
-    folder: Path, model: AnyModel, tokenizer: Tokenizer, facts: Mapping[str, Any]
+    folder: Path,
+    model: AnyModel,
+    tokenizer: Tokenizer,
+    facts: Mapping[str, Any],
+    *,
+    sentence_files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a model folder, in place of an older one if that is what stands there.
 
@@ -73,6 +90,7 @@ def save_model(
         tokenizer: the one that the model was trained with.
         facts: whatever is to be remembered and JSON can hold: `task`, `labels` (their order is
             that of the model's outputs), `settings`, `scores` and so on.
+        sentence_files: the content of those of `SENTENCE_FILES` that the folder is to have.
 
     Raises:
         FolderInUseError: something else stands there.
@@ -80,7 +98,7 @@ def save_model(
     """
     from safetensors.torch import save_file
 
-    with replacing(folder, known={*MODEL_FILES, FACTS_FILE}) as building:
+    with replacing(folder, known=_ENTRIES) as building:
         ids = {
             name: tokenizer.vocabulary.ids[f"[{name.upper()}]"] for name in ("pad", "cls", "sep")
         }
@@ -100,7 +118,11 @@ def save_model(
             "python": platform.python_version(),
         }
         (building / "README.md").write_text(_card(model, facts, versions), encoding="utf-8")
-        sums = {name: sha256_of(building / name) for name in MODEL_FILES}
+        for name, content in (sentence_files or {}).items():
+            (building / name).parent.mkdir(exist_ok=True)
+            write_synced(building / name, content)
+        names = (*MODEL_FILES, *(sentence_files or ()))
+        sums = {name: sha256_of(building / name) for name in names}
         known = {"format_version": FORMAT_VERSION, **facts, "versions": versions, "files": sums}
         write_json(building / FACTS_FILE, known)
 
@@ -196,7 +218,7 @@ def _verified_facts(folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{path}: format_version is {version!r}; this bertsmith reads {FORMAT_VERSION}"
         )
-    if sums.keys() != set(MODEL_FILES):
+    if not set(MODEL_FILES) <= sums.keys() <= {*MODEL_FILES, *SENTENCE_FILES}:
         raise CheckpointError(
             f"{path}: lists the files {sorted(sums)}; expected {sorted(MODEL_FILES)}"
         )

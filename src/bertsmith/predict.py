@@ -32,6 +32,7 @@ from bertsmith.data.tables import open_table
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
+from bertsmith.interop.sentence_transformers import pooling_facts
 from bertsmith.interop.sources import model_folder
 from bertsmith.model.kinds import Encoder, PretrainingModel
 from bertsmith.model.published import encoder_in
@@ -57,7 +58,9 @@ def load(path: str | Path) -> Model:
         MissingInputError: there is no such folder, and the hub gives no model of that name.
         CheckpointError: it is damaged, or holds another kind of model.
     """
-    return Model(load_model(model_folder(path, say=ProgressLine().say)), str(path))
+    folder = model_folder(path, say=ProgressLine().say)
+    loaded = load_model(folder)
+    return Model(replace(loaded, facts=pooling_facts(folder) | loaded.facts), str(path))
 
 
 class Model:

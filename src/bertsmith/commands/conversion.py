@@ -15,8 +15,8 @@ def convert(
     source: Model,
     *,
     to: Annotated[
-        Literal["hf", "tf1"],
-        Help("a folder that transformers opens (hf), or Google's checkpoint (tf1)"),
+        Literal["hf", "sentence-transformers", "tf1"],
+        Help("a folder that transformers opens (hf), one for sentence vectors, or Google's (tf1)"),
     ],
     out: Out,
 ) -> Result:
