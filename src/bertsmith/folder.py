@@ -35,6 +35,7 @@ from bertsmith.model.published import (
     AnyModel,
     architecture_of,
     config_of,
+    heads_as_here,
     model_of,
     names_of,
     published_config,
@@ -140,7 +141,7 @@ def load_model(folder: Path) -> Loaded:
     config = config_of(published, str(folder / "config.json"))
     tensors, where = read_weights(folder)
     model, found = model_of(published, config, tensors, str(folder / "config.json"))
-    _fill(model, tensors, where, without_heads=False)
+    _fill(model, heads_as_here(published, tensors), where, without_heads=False)
     return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or found)
 
 
