@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from bertsmith.commands.arguments import Model, found
+from bertsmith.commands.arguments import Model, Out, found
 from bertsmith.config import ColumnsConfig, Help
 from bertsmith.flags import Given, Result
 
@@ -62,6 +62,19 @@ def features(
     return write_features(found(model), text, out, layers, given.stage(ColumnsConfig))
 
 
+def extend(
+    given: Given,
+    model: Model,
+    *,
+    words: Annotated[Path, Help("text file of the domain's words, one a line")],
+    out: Out,
+) -> Result:
+    """Makes a domain's words pieces of a model's vocabulary, each with the mean of its parts."""
+    from bertsmith.recipes.extend import extend
+
+    return extend(found(model), words, out)
+
+
 def inspect(
     given: Given,
     model: Annotated[str, Help("model as elsewhere, or a size such as base or L6-H384")],
@@ -83,6 +96,7 @@ COMMANDS = (
     (fill, ()),
     (embed, (ColumnsConfig,)),
     (features, (ColumnsConfig,)),
+    (extend, ()),
     (inspect, ()),
     (env, ()),
 )
