@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_what_was_fetched_is_not_fetched_again(hub: Hub) -> None:
     found = find(NAME)
     hub.requests.clear()
     assert find(NAME) == found
-    assert [method for method, _, _ in hub.requests] == ["HEAD"]  # whether it is the newest
+    assert [method for method, _, _ in hub.requests] == ["HEAD"] * 2  # whether it is the newest
 
 
 def test_a_folder_of_ours_comes_with_its_facts(hub: Hub, folder: Path) -> None:
@@ -200,9 +201,13 @@ def test_without_a_network_the_cache_is_used_and_else_it_is_said(
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", dead)
     template = f"{dead}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    assert find(NAME) == found
+    said: list[str] = []
+    assert model_folder(NAME, say=said.append) == found
+    assert "takes the version that was fetched before" in said[-1]
+    started = time.monotonic()
     with pytest.raises(MissingInputError, match=r"cannot be fetched from .*check the network"):
         find("someone/other")
+    assert time.monotonic() - started < 5  # and not after half a minute of trying
 
 
 def test_offline_the_cache_is_used_and_nothing_is_asked(

@@ -14,6 +14,7 @@ from tests.test_folder import WORDS, randomized
 from bertsmith.config import BertConfig, CasingConfig, ModernBertConfig
 from bertsmith.errors import DataError
 from bertsmith.folder import Loaded, load_model, save_model
+from bertsmith.interop.sentence_transformers import vector_defaults, write_sentence_folder
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.modern_heads import ModernBertForPreTraining
@@ -133,6 +134,15 @@ def test_words_of_unknown_characters_are_counted(tmp_path: Path) -> None:
 def test_a_line_that_is_not_one_word_is_named(line: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"words\.txt:2: .*{said}"):
         extended(BertForPreTraining(CONFIG), tmp_path, ["fine", line])
+
+
+def test_an_extended_sentence_encoder_is_pooled_as_before(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", Bert(CONFIG), Tokenizer(Vocabulary(PIECES), CasingConfig()), {})
+    write_sentence_folder(load_model(tmp_path / "m"), tmp_path / "s", pooling="cls", normalize=True)
+    (tmp_path / "s" / "bertsmith.json").unlink()
+    (tmp_path / "words.txt").write_text("catsat")
+    extend(tmp_path / "s", tmp_path / "words.txt", tmp_path / "new")
+    assert vector_defaults(load_model(tmp_path / "new").facts) == ("cls", True)
 
 
 def test_a_file_without_words_is_refused(tmp_path: Path) -> None:

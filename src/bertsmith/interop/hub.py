@@ -53,7 +53,7 @@ def fetch_model(name: str, say: Say) -> Path:
         f"{name}: no folder here is called so; takes the model of that name at {constants.ENDPOINT}"
     )
     with _hub_errors(name):
-        config = _fetch(name, CONFIG_FILE, "main")
+        config = _newest_config(name, say)
     if config is None:
         raise MissingInputError(
             f"{name}: the model of that name at the hub has no {CONFIG_FILE}; expected a BERT in "
@@ -68,6 +68,38 @@ def fetch_model(name: str, say: Say) -> Path:
         if file is not None:
             _verify(file, name)
     return folder
+
+
+def _newest_config(name: str, say: Say) -> Path | None:
+    """Returns the newest config.json of a model, or that fetched before where the hub gives none.
+
+    The hub is asked once before anything is fetched: fetching tries for half a minute to reach it,
+    and most names that are no model are mistyped paths.
+    """
+    from huggingface_hub import (
+        constants,
+        get_hf_file_metadata,
+        hf_hub_url,
+        is_offline_mode,
+        try_to_load_from_cache,
+    )
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its client
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    try:
+        get_hf_file_metadata(
+            hf_hub_url(name, CONFIG_FILE, revision="main"), timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+    except RemoteEntryNotFoundError:
+        return None
+    except (HTTPError, OSError):
+        cached = try_to_load_from_cache(name, CONFIG_FILE, revision="main")
+        if not isinstance(cached, str):
+            raise
+        if not is_offline_mode():
+            say(f"{name}: the hub does not give it now; takes the version that was fetched before")
+        return Path(cached)
+    return _fetch(name, CONFIG_FILE, "main")
 
 
 def _weights(name: str, version: str) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from bertsmith.data.lines import text_lines
 from bertsmith.errors import DataError
 from bertsmith.folder import Loaded, load_model, save_model
+from bertsmith.interop.sentence_transformers import pooling_facts
 from bertsmith.model.names import to_published
 from bertsmith.model.published import config_of, model_of, names_of, published_config
 from bertsmith.text.wordpiece import LONGEST_WORD, SPECIAL_PIECES, Tokenizer, Vocabulary
@@ -60,7 +61,9 @@ def extend(folder: Path, words: Path, out: Path) -> dict[str, Any]:
     plan = plan_pieces(tokenizer.vocabulary, new, before)
     grown = Tokenizer(Vocabulary(plan.pieces, where=str(words)), tokenizer.casing)
     extended = _grown(loaded, plan)
-    facts = loaded.facts | {"tokenizer": grown.fingerprint, "extended_by": new}
+    facts = (
+        pooling_facts(folder) | loaded.facts | {"tokenizer": grown.fingerprint, "extended_by": new}
+    )
     save_model(out, extended.model, grown, facts)
     appended = len(plan.pieces) - len(tokenizer.vocabulary)
     unknown = tokenizer.vocabulary.unk_id
