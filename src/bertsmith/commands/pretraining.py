@@ -28,10 +28,15 @@ def pretrain(
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
     """Trains an encoder on hidden pieces and next sentences, or on what else is asked for."""
+    from bertsmith.progress import ProgressLine
     from bertsmith.recipes.pretrain import pretrain
     from bertsmith.recipes.pretraining_settings import PretrainSettings, paper_optimizer
+    from bertsmith.recipes.pretraining_start import settings_of_start
 
-    run = given.stage(PretrainConfig)
+    source = given.values.get("from_")
+    run = given.stage(
+        PretrainConfig, **(settings_of_start(source, ProgressLine().say) if source else {})
+    )
     settings = PretrainSettings(
         run=run,
         examples=given.stage(ExamplesConfig),

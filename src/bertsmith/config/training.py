@@ -37,6 +37,9 @@ class PretrainConfig(Settings):
 
     recipe: Annotated[Literal["paper"], Help("the paper's recipe, section 3.1 and A.2")] = "paper"
     size: Annotated[str, Help("tiny mini small medium base large, or as in L6-H384-A12")] = "mini"
+    from_: Annotated[
+        str | None, Help("model to begin with: its weights, shape, vocabulary and casing")
+    ] = None
     steps: Annotated[int | None, Ge(1), Help("optimizer steps; by default one epoch")] = None
     budget: Annotated[str | None, Help("train for this long instead, as in 90s, 30m, 3h")] = None
     architecture: Annotated[

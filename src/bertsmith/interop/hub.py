@@ -83,8 +83,10 @@ def _newest_config(name: str, say: Say) -> Path | None:
         is_offline_mode,
         try_to_load_from_cache,
     )
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its client
-    from huggingface_hub.errors import RemoteEntryNotFoundError
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # one is of its client
+        HTTPError,
+        RemoteEntryNotFoundError,
+    )
 
     try:
         get_hf_file_metadata(

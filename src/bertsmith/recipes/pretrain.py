@@ -52,6 +52,7 @@ from bertsmith.recipes.pretraining_data import (
 from bertsmith.recipes.pretraining_ranks import FirstRank, OtherRank
 from bertsmith.recipes.pretraining_report import leave_report
 from bertsmith.recipes.pretraining_settings import MAY_CHANGE, PretrainSettings, check_settings
+from bertsmith.recipes.pretraining_start import checked_start, started_model
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
 from bertsmith.recipes.utilisation import measured_flop_share
 from bertsmith.text.wordpiece import Tokenizer
@@ -110,10 +111,11 @@ def pretrain(
     """
     require_sink(settings.watch.log_to)
     place = place_of_this_process()
+    table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
+    vocab = checked_start(settings, vocab, ProgressLine().say)
     check_settings(settings, vocab, place)
     torch.set_num_threads(settings.run.threads or place.threads)
     keep_freed_memory()
-    table = {"data": list(sources), "vocab": str(vocab) if vocab else None} | settings.to_mapping()
     with ExitStack() as stack:
         ranks = stack.enter_context(join_ranks(place, settings.ranks.timeout_seconds))
         if ranks.rank:
@@ -178,7 +180,8 @@ def pretrain(
         with explained_lack_of_memory(trained, model, settings.run, settings.longest):
             if run.step == 0:
                 ahead = stream.peek(CHECKED_STEPS)
-                watch.begin(run, check_start(model, ahead, settings.examples))
+                is_new = settings.run.from_ is None
+                watch.begin(run, check_start(model, ahead, settings.examples, is_new=is_new))
             _train(trained, stream, settings, pace, first.after_step(watch.after_step), ranks)
             with first.leading():
                 return watch.finish(run) | losses(corpus, settings.run)
@@ -222,7 +225,9 @@ def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
 
 
 def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> PretrainingModel:
-    """Returns a model of random weights, drawn from the run's seed."""
+    """Returns the model to begin with, or one of random weights, drawn from the run's seed."""
+    if started := started_model(settings, ProgressLine().say):
+        return _placed(started, settings)
     shape: dict[str, Any] = {
         "vocab_size": corpus.vocab_size,
         "max_position_embeddings": max(settings.longest, BertConfig.max_position_embeddings),
@@ -239,6 +244,10 @@ def _new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> Pretrain
     if settings.run.initialization == "directed":
         assert isinstance(model.encoder, Bert), "settings are refused where both are given"
         begin_directed(model.encoder)
+    return _placed(model, settings)
+
+
+def _placed(model: PretrainingModel, settings: PretrainSettings) -> PretrainingModel:
     if settings.ranks.shard_model:
         return model  # whole in this machine's memory alone: devices hold their shards
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
