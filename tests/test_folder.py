@@ -549,17 +549,6 @@ def test_transformers_opens_a_language_model_as_one_with_equal_logits(
         torch.testing.assert_close(logits, theirs(**inputs).logits[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_published_language_model_that_reads_both_ways_is_refused(
-    tmp_path: Path, tokenizer: Tokenizer
-) -> None:
-    model, _ = left_to_right(tokenizer)
-    save_model(tmp_path / "model", model, tokenizer, {})
-    (tmp_path / "model" / "bertsmith.json").unlink()
-    change(tmp_path / "model" / "config.json", is_decoder=False)
-    with pytest.raises(CheckpointError, match="is_decoder is False; expected True"):
-        load_model(tmp_path / "model")
-
-
 def test_a_classifier_that_reads_left_to_right_is_ours_alone_and_says_so(
     tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
