@@ -14,12 +14,13 @@ __all__ = ["TextClassifier", "TextRegressor", "TokenTagger", "load"]
 
 
 def load(path: str | Path) -> Model:
-    """Returns the model of a folder that bertsmith or `transformers` wrote, ready for use.
+    """Returns a model, ready for use, by its folder or by its name at the hub.
 
-    It has `.fill_mask()`, `.embed()` and `.predict()`. See `bertsmith.predict.Model`.
+    The folder may be one that bertsmith or `transformers` wrote, or a Google checkpoint. The model
+    has `.fill_mask()`, `.embed()` and `.predict()`. See `bertsmith.predict.Model`.
 
     Raises:
-        MissingInputError: there is no such folder.
+        MissingInputError: there is no such folder, and the hub gives no model of that name.
         CheckpointError: it is damaged, or holds another kind of model.
     """
     from bertsmith.predict import load  # torch loads here, not for --help or --version

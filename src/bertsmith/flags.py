@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -173,6 +174,8 @@ def _from_file(path: Path, known: set[str]) -> dict[str, Any]:
     values = {}
     for key, value in read_settings_file(path).items():
         name = key.replace("-", "_")
+        if iskeyword(name):  # as the setting of the flag --from
+            name += "_"
         if name not in known:
             raise ConfigError(f"{path}: there is no setting {key!r} here{nearest(name, known)}")
         if value is not None:

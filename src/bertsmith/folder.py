@@ -5,6 +5,7 @@
     vocab.txt  tokenizer.json  tokenizer_config.json  special_tokens_map.json
     bertsmith.json          format version, facts, library versions, SHA-256 of every other file
     README.md               a model card made from the same facts
+    modules.json  1_Pooling  and so on, where it is a folder of sentence-transformers, too
 
 `transformers` opens it as it is, and folders that `transformers` wrote are read here. A folder is
 built beside its place and renamed, so that it is there whole or not at all.
@@ -34,21 +35,34 @@ from bertsmith.model.published import (
     AnyModel,
     architecture_of,
     config_of,
+    heads_as_here,
     model_of,
     names_of,
     published_config,
 )
-from bertsmith.storage import read_json, replacing, sha256_of, write_json
+from bertsmith.storage import read_json, replacing, sha256_of, write_json, write_synced
 from bertsmith.text.tokenizer_files import (
     TOKENIZER_FILES,
     read_tokenizer,
     write_tokenizer_files,
 )
 from bertsmith.text.wordpiece import Tokenizer
+from bertsmith.weights_files import read_weights
 
 FORMAT_VERSION = 1
 MODEL_FILES = ("config.json", "model.safetensors", *TOKENIZER_FILES, "README.md")
 FACTS_FILE = "bertsmith.json"
+# What a folder of sentence-transformers has besides; see `interop.sentence_transformers`.
+SENTENCE_FILES = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "2_Normalize/config.json",
+)
+_ENTRIES = frozenset(
+    {*MODEL_FILES, FACTS_FILE, *(name.partition("/")[0] for name in SENTENCE_FILES)}
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,12 @@ class Loaded:
 
 
 def save_model(
-    folder: Path, model: AnyModel, tokenizer: Tokenizer, facts: Mapping[str, Any]
+    folder: Path,
+    model: AnyModel,
+    tokenizer: Tokenizer,
+    facts: Mapping[str, Any],
+    *,
+    sentence_files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a model folder, in place of an older one if that is what stands there.
 
@@ -82,6 +101,7 @@ def save_model(
         tokenizer: the one that the model was trained with.
         facts: whatever is to be remembered and JSON can hold: `task`, `labels` (their order is
             that of the model's outputs), `settings`, `scores` and so on.
+        sentence_files: the content of those of `SENTENCE_FILES` that the folder is to have.
 
     Raises:
         FolderInUseError: something else stands there.
@@ -89,7 +109,7 @@ def save_model(
     """
     from safetensors.torch import save_file
 
-    with replacing(folder, known={*MODEL_FILES, FACTS_FILE}) as building:
+    with replacing(folder, known=_ENTRIES) as building:
         ids = {
             name: tokenizer.vocabulary.ids[f"[{name.upper()}]"] for name in ("pad", "cls", "sep")
         }
@@ -109,7 +129,11 @@ def save_model(
             "python": platform.python_version(),
         }
         (building / "README.md").write_text(_card(model, facts, versions), encoding="utf-8")
-        sums = {name: sha256_of(building / name) for name in MODEL_FILES}
+        for name, content in (sentence_files or {}).items():
+            (building / name).parent.mkdir(exist_ok=True)
+            write_synced(building / name, content)
+        names = (*MODEL_FILES, *(sentence_files or ()))
+        sums = {name: sha256_of(building / name) for name in names}
         known = {"format_version": FORMAT_VERSION, **facts, "versions": versions, "files": sums}
         write_json(building / FACTS_FILE, known)
 
@@ -125,9 +149,9 @@ def load_model(folder: Path) -> Loaded:
     facts = _verified_facts(folder)
     published = read_json(folder / "config.json")
     config = config_of(published, str(folder / "config.json"))
-    tensors = _read_tensors(folder / "model.safetensors")
+    tensors, where = read_weights(folder)
     model, found = model_of(published, config, tensors, str(folder / "config.json"))
-    _fill(model, tensors, folder / "model.safetensors", without_heads=False)
+    _fill(model, heads_as_here(published, tensors), where, without_heads=False)
     return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or found)
 
 
@@ -144,10 +168,10 @@ def load_encoder(folder: Path, dropout: float | None = None) -> Loaded:
     config = config_of(read_json(folder / "config.json"), str(folder / "config.json"))
     if dropout is not None:
         config = replace(config, **config.with_dropout(dropout))  # type: ignore[arg-type]
-    tensors = _read_tensors(folder / "model.safetensors")
+    tensors, where = read_weights(folder)
     with torch.device("meta"):
         model = encoder_of(config, with_pooler=has_pooler(tensors, names_of(config)))
-    _fill(model, tensors, folder / "model.safetensors", without_heads=True)
+    _fill(model, tensors, where, without_heads=True)
     return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or {})
 
 
@@ -163,21 +187,6 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 # ------------------------------------------------------------------------------------- weights
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise MissingInputError(
-            f"{path}: there is no such file; expected weights in the safetensors format "
-            f"(older files may hold code and are not opened)"
-        )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: {error}; the file is cut short or altered") from None
 
 
 def _fill(
@@ -220,7 +229,7 @@ def _verified_facts(folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{path}: format_version is {version!r}; this bertsmith reads {FORMAT_VERSION}"
         )
-    if sums.keys() != set(MODEL_FILES):
+    if not set(MODEL_FILES) <= sums.keys() <= {*MODEL_FILES, *SENTENCE_FILES}:
         raise CheckpointError(
             f"{path}: lists the files {sorted(sums)}; expected {sorted(MODEL_FILES)}"
         )

@@ -32,9 +32,12 @@ from bertsmith.data.tables import open_table
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
+from bertsmith.interop.sentence_transformers import pooling_facts
+from bertsmith.interop.sources import model_folder
 from bertsmith.model.kinds import Encoder, PretrainingModel
 from bertsmith.model.published import encoder_in
 from bertsmith.model.task_heads import TaskModel
+from bertsmith.progress import ProgressLine
 from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.choose import Choose
@@ -49,13 +52,15 @@ Pooling = Literal["mean", "cls"]
 
 
 def load(path: str | Path) -> Model:
-    """Returns the model of a folder that bertsmith or `transformers` wrote, ready for use.
+    """Returns a model, ready for use; it may be called all that `interop.sources` tells of.
 
     Raises:
-        MissingInputError: there is no such folder.
+        MissingInputError: there is no such folder, and the hub gives no model of that name.
         CheckpointError: it is damaged, or holds another kind of model.
     """
-    return Model(load_model(Path(path)), str(path))
+    folder = model_folder(path, say=ProgressLine().say)
+    loaded = load_model(folder)
+    return Model(replace(loaded, facts=pooling_facts(folder) | loaded.facts), str(path))
 
 
 class Model:

@@ -109,7 +109,7 @@ def test_a_run_ends_with_the_weights_of_one_without_checks(
     tmp_path: Path, toy_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe.pretrain([str(toy_corpus)], tmp_path / "with", settings_with(steps=4))
-    monkeypatch.setattr(recipe, "check_start", lambda *_: {})
+    monkeypatch.setattr(recipe, "check_start", lambda *_, **__: {})
     recipe.pretrain([str(toy_corpus)], tmp_path / "without", settings_with(steps=4))
     assert weights_of(tmp_path / "with", 4) == weights_of(tmp_path / "without", 4)
     first = metrics_of(tmp_path / "with")[0]

@@ -9,7 +9,17 @@ from bertsmith.config import Help
 
 Out = Annotated[Path, Help("folder to write")]
 RunOut = Annotated[Path, Help("run folder to write")]
-Model = Annotated[Path, Help("model folder")]
+Model = Annotated[
+    str, Help("model folder, Google checkpoint, or a name at the hub as in bert-base-uncased")
+]
 TaskName = Annotated[
     Literal["answer", "choose", "classify", "regress", "tag"], Help("what the model is to do")
 ]
+
+
+def found(model: str) -> Path:
+    """Returns the folder of the model that a user named; see `interop.sources.model_folder`."""
+    from bertsmith.interop.sources import model_folder
+    from bertsmith.progress import ProgressLine
+
+    return model_folder(model, say=ProgressLine().say)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from bertsmith.commands.arguments import Model, RunOut, TaskName
+from bertsmith.commands.arguments import Model, RunOut, TaskName, found
 from bertsmith.config import (
     ColumnsConfig,
     CorpusConfig,
@@ -27,14 +27,15 @@ def doctor(
     *,
     task: TaskName = "classify",
     dev: Annotated[Path | None, Help("labelled file that the best epoch is chosen by")] = None,
-    model: Annotated[Path | None, Help("model folder, to tell how long the rows are")] = None,
+    model: Annotated[str | None, Help("model, to tell how long the rows are")] = None,
     max_length: Annotated[int, Help("pieces that the model will read of a text")] = 128,
 ) -> Result:
     """Finds what is wrong with labelled rows or a run, and says the mend; status 65 for errors."""
     from bertsmith.recipes.doctor import doctor
 
     columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
-    return doctor(data, task, columns, options, dev=dev, model=model, max_length=max_length)
+    folder = found(model) if model else None
+    return doctor(data, task, columns, options, dev=dev, model=folder, max_length=max_length)
 
 
 def finetune(
@@ -57,18 +58,19 @@ def finetune(
     from bertsmith.recipes.finetune import finetune, usual_learning_rate, usual_max_length
     from bertsmith.recipes.trials import Trial, finetune_several
 
+    folder = found(model)
     run = given.stage(FinetuneConfig, max_length=usual_max_length(task))
-    optimizer = given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model))
+    optimizer = given.stage(OptimizerConfig, learning_rate=usual_learning_rate(folder))
     columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
     if seeds > 1 or search:
         trial = Trial(
-            "", task, train, model, run, optimizer, columns, options, dev, None, random_weights
+            "", task, train, folder, run, optimizer, columns, options, dev, None, random_weights
         )
         return finetune_several(trial, out, seeds=seeds, search=search, resume=resume)
     return finetune(
         task,
         train,
-        model,
+        folder,
         out,
         run,
         optimizer,
@@ -102,13 +104,14 @@ def crossval(
     from bertsmith.recipes.finetune import usual_learning_rate, usual_max_length
     from bertsmith.recipes.trials import Trial
 
+    folder = found(model)
     trial = Trial(
         "",
         task,
         train,
-        model,
+        folder,
         given.stage(FinetuneConfig, max_length=usual_max_length(task)),
-        given.stage(OptimizerConfig, learning_rate=usual_learning_rate(model)),
+        given.stage(OptimizerConfig, learning_rate=usual_learning_rate(folder)),
         given.stage(ColumnsConfig),
         given.stage(TaskConfig),
     )
@@ -133,7 +136,7 @@ def evaluate(
     """Measures a model: losses on raw text, or a fine-tuned one's scores on labelled rows."""
     from bertsmith.recipes.evaluate import evaluate
 
-    return evaluate(model, data, given.stage(CorpusConfig), given.stage(ColumnsConfig))
+    return evaluate(found(model), data, given.stage(CorpusConfig), given.stage(ColumnsConfig))
 
 
 def predict(

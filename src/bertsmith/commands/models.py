@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from bertsmith.commands.arguments import Model
+from bertsmith.commands.arguments import Model, Out, found
 from bertsmith.config import ColumnsConfig, Help
 from bertsmith.flags import Given, Result
 
@@ -59,12 +59,25 @@ def features(
     """Writes the states of chosen layers for every piece of every text."""
     from bertsmith.recipes.features import write_features
 
-    return write_features(model, text, out, layers, given.stage(ColumnsConfig))
+    return write_features(found(model), text, out, layers, given.stage(ColumnsConfig))
+
+
+def extend(
+    given: Given,
+    model: Model,
+    *,
+    words: Annotated[Path, Help("text file of the domain's words, one a line")],
+    out: Out,
+) -> Result:
+    """Makes a domain's words pieces of a model's vocabulary, each with the mean of its parts."""
+    from bertsmith.recipes.extend import extend
+
+    return extend(found(model), words, out)
 
 
 def inspect(
     given: Given,
-    model: Annotated[str, Help("model folder, or a size such as base or L6-H384")],
+    model: Annotated[str, Help("model as elsewhere, or a size such as base or L6-H384")],
 ) -> Result:
     """Shows parameters, operations and memory of a model or a size."""
     from bertsmith.lab.inspection import account
@@ -83,6 +96,7 @@ COMMANDS = (
     (fill, ()),
     (embed, (ColumnsConfig,)),
     (features, (ColumnsConfig,)),
+    (extend, ()),
     (inspect, ()),
     (env, ()),
 )

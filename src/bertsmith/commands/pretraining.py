@@ -31,10 +31,16 @@ def pretrain(
 ) -> Result:
     """Trains an encoder on hidden pieces and next sentences, or on what else is asked for."""
     began = time.monotonic()  # before torch is loaded: a budget is that of the whole command
+    from bertsmith.progress import ProgressLine
     from bertsmith.recipes.pretrain import pretrain
     from bertsmith.recipes.pretraining_budget import Choices
     from bertsmith.recipes.pretraining_recipes import recipe_of
     from bertsmith.recipes.pretraining_settings import PretrainSettings
+    from bertsmith.recipes.pretraining_start import settings_of_start
+
+    source = given.values.get("from_")
+    if source:
+        given = given.over(settings_of_start(source, ProgressLine().say))
 
     def resolve(chosen: Mapping[str, Any]) -> PretrainSettings:
         told = given.over(chosen)

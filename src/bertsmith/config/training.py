@@ -60,6 +60,9 @@ class PretrainConfig(Settings):
     size: Annotated[
         str, Help("tiny mini small medium base large, or L6-H384-A12; with a budget: chosen")
     ] = "mini"
+    from_: Annotated[
+        str | None, Help("model to begin with: its weights, shape, vocabulary and casing")
+    ] = None
     steps: Annotated[int | None, Ge(1), Help("optimizer steps; by default one epoch")] = None
     budget: Annotated[str | None, Help("time of the whole command instead, as in 90s, 30m, 3h")] = (
         None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from bertsmith.interop.google import (
     read_google_checkpoint,
     write_google_checkpoint,
 )
+from bertsmith.interop.sentence_transformers import pooling_facts, write_sentence_folder
+from bertsmith.model.published import encoder_in
 
 
 def convert(source: Path, to: str, out: Path) -> dict[str, Any]:
@@ -46,7 +49,8 @@ def read_any(source: Path) -> Loaded:
     """
     if is_google_checkpoint(source):
         return read_google_checkpoint(source)
-    return load_model(source)
+    loaded = load_model(source)
+    return replace(loaded, facts=pooling_facts(source) | loaded.facts)
 
 
 def _write_folder(loaded: Loaded, out: Path) -> float:
@@ -59,8 +63,15 @@ def _write_google(loaded: Loaded, out: Path) -> float:
     return max_abs_difference(loaded, read_google_checkpoint(out))
 
 
+def _write_sentence(loaded: Loaded, out: Path) -> float:
+    write_sentence_folder(loaded, out)
+    encoder = encoder_in(loaded.model)  # what it holds; a head is left out
+    return max_abs_difference(replace(loaded, model=encoder), load_model(out))
+
+
 # Each writes a model whole or not at all, reads it again, and returns the largest difference.
 WRITERS: dict[str, Callable[[Loaded, Path], float]] = {
     "hf": _write_folder,
     "tf1": _write_google,
+    "sentence-transformers": _write_sentence,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from bertsmith.config import bert_of_size
 from bertsmith.folder import load_model
+from bertsmith.interop.sources import model_folder
 from bertsmith.model.accounting import (
     count_parameters,
     flops_per_token,
@@ -14,10 +15,11 @@ from bertsmith.model.accounting import (
     on_paper,
     parameters_by_formula,
 )
+from bertsmith.progress import ProgressLine
 
 
 def account(model: str, *, sequence_length: int = 128) -> dict[str, Any]:
-    """Returns what a model folder, or a size such as `base` or `L6-H384`, holds and costs.
+    """Returns what a model, or a size such as `base` or `L6-H384`, holds and costs.
 
     A size is that of the encoder with its pre-training heads.
 
@@ -29,8 +31,8 @@ def account(model: str, *, sequence_length: int = 128) -> dict[str, Any]:
         ConfigError: it is neither a folder nor a size.
         MissingInputError, CheckpointError: the folder is not a whole model folder.
     """
-    if Path(model).is_dir():
-        loaded = load_model(Path(model)).model
+    if "/" in model or "bert" in model.lower() or Path(model).is_dir():  # what no size is
+        loaded = load_model(model_folder(model, say=ProgressLine().say)).model
     else:
         loaded = on_paper(bert_of_size(model))
     config = loaded.config

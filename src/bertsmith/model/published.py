@@ -51,7 +51,12 @@ _TASK_ARCHITECTURES: dict[type[TaskModel], str] = {
 # `model_type`, and how architectures begin.
 _KINDS = {"bert": "", LAST_TOKEN: "", "modernbert": "Modern"}
 # Published classes that read left to right where `is_decoder` says so, and agree with ours.
-_MAY_READ_LEFT_TO_RIGHT = ("BertModel", "BertForTokenClassification", "BertForQuestionAnswering")
+_MAY_READ_LEFT_TO_RIGHT = (
+    *("BertLMHeadModel", "BertModel", "BertForTokenClassification", "BertForQuestionAnswering"),
+)
+# Its head alone is no pre-training model here, but one that tells two classes of pairs apart.
+_NEXT_SENTENCE = "BertForNextSentencePrediction"
+_NEXT_SENTENCE_LABELS = ["IsNext", "NotNext"]
 
 
 def names_of(config: EncoderConfig) -> NameTable:
@@ -133,7 +138,7 @@ def config_of(published: Mapping[str, Any], where: str) -> EncoderConfig:
         return ModernBertConfig.from_mapping(known, where=where)
     name = (published.get("architectures") or [None])[0]
     directions: tuple[bool | None, ...] = (False, None)
-    if name == "BertLMHeadModel" or published.get("model_type") == LAST_TOKEN:
+    if published.get("model_type") == LAST_TOKEN:
         directions = (True,)
     elif name in _MAY_READ_LEFT_TO_RIGHT:
         directions = (False, None, True)
@@ -157,6 +162,19 @@ def _require(
             raise CheckpointError(
                 f"{where}: {key} is {published[key]!r}; expected {known}, as in {what}"
             )
+
+
+def heads_as_here(
+    published: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """Returns the tensors of a folder, a head that serves as another here under that one's name."""
+    if (published.get("architectures") or [None])[0] != _NEXT_SENTENCE:
+        return tensors
+    there, here = "cls.seq_relationship.", "classifier."
+    return {
+        here + name.removeprefix(there) if name.startswith(there) else name: tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def model_of(
@@ -183,8 +201,12 @@ def model_of(
             # Published folders call themselves BertForMaskedLM and hold both heads.
             both = name == "BertForPreTraining" or has_next_sentence(tensors)
             return BertForPreTraining(config, next_sentence=both), {}
+        if name == _NEXT_SENTENCE:
+            facts = {"task": "classify", "labels": _NEXT_SENTENCE_LABELS}
+            return BertForClassification(config, len(_NEXT_SENTENCE_LABELS)), facts
         if name not in _TASK_ARCHITECTURES.values():
             known = ["BertForPreTraining", "BertForMaskedLM", "BertLMHeadModel", "BertModel"]
+            known.append(_NEXT_SENTENCE)
             known = sorted({*known, *_TASK_ARCHITECTURES.values()})
             raise CheckpointError(
                 f"{where}: architectures is {architectures!r}; expected one of {', '.join(known)}"

@@ -52,6 +52,7 @@ from bertsmith.recipes.pretraining_model import new_model
 from bertsmith.recipes.pretraining_ranks import FirstRank, OtherRank
 from bertsmith.recipes.pretraining_report import leave_report
 from bertsmith.recipes.pretraining_settings import MAY_CHANGE, PretrainSettings, check_settings
+from bertsmith.recipes.pretraining_start import checked_start
 from bertsmith.recipes.pretraining_watch import Evaluator, Watch, Window
 from bertsmith.recipes.utilisation import measured_flop_share
 from bertsmith.text.wordpiece import Tokenizer
@@ -116,10 +117,11 @@ def pretrain(
     began = time.monotonic() if began is None else began
     require_sink(settings.watch.log_to)
     place = place_of_this_process()
+    inputs = {"data": list(sources), "vocab": str(vocab) if vocab else None}
+    vocab = checked_start(settings, vocab, ProgressLine().say)
     check_settings(settings, vocab, place)
     torch.set_num_threads(settings.run.threads or place.threads)
     keep_freed_memory()
-    inputs = {"data": list(sources), "vocab": str(vocab) if vocab else None}
     with ExitStack() as stack:
         ranks = stack.enter_context(join_ranks(place, settings.ranks.timeout_seconds))
         if ranks.rank:
@@ -198,7 +200,8 @@ def pretrain(
         with explained_lack_of_memory(trained, model, settings.run, settings.longest):
             if run.step == 0:
                 ahead = stream.peek(CHECKED_STEPS)
-                watch.begin(run, check_start(model, ahead, settings.examples))
+                is_new = settings.run.from_ is None
+                watch.begin(run, check_start(model, ahead, settings.examples, is_new=is_new))
             _train(trained, stream, settings, pace, first.after_step(watch.after_step), ranks)
             with first.leading():
                 return watch.finish(run) | losses(corpus, settings.run)
