@@ -18,6 +18,7 @@ from bertsmith.data.outputs import check_suffix, write_vectors
 from bertsmith.data.tables import Table, open_table
 from bertsmith.data.vector_tables import write_vector_table
 from bertsmith.errors import ConfigError
+from bertsmith.model.memory import keep_freed_memory
 from bertsmith.predict import Model
 from bertsmith.progress import Tally
 from bertsmith.tasks.labelled import Example, read_examples
@@ -59,6 +60,7 @@ def embed_file(
         StorageError: it cannot be written; what stood there still stands.
     """
     started = time.monotonic()
+    keep_freed_memory()
     check_suffix(out, ".npy", ".parquet")
     columns = columns or ColumnsConfig()
     if columns.glue:
