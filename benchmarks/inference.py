@@ -188,8 +188,8 @@ def latency(arguments: argparse.Namespace, names: list[str]) -> dict[str, Any]:
                     ended = [clock() for clock in clocks.values()]
                     taken[name].append([b - a for a, b in zip(started, ended, strict=True)])
         for name in names:
-            for clock, values in zip(clocks, zip(*taken[name], strict=True), strict=True):
-                found[clock][name].append(1000 * statistics.median(values))
+            for clock, clocked in zip(clocks, zip(*taken[name], strict=True), strict=True):
+                found[clock][name].append(1000 * statistics.median(clocked))
     for clock, rows in found.items():
         print(
             f"{'one text, ' + clock.replace('_', ' '):36}" + "".join(map("{:10}".format, LENGTHS))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -169,6 +171,19 @@ def test_memory_does_not_grow_with_the_number_of_texts(tmp_path: Path) -> None:
     peak(10_000)  # memos and the room of the engine are taken
     few, many = peak(10_000), peak(100_000)
     assert many - few < 24 << 20  # the vectors alone would take 12 MB, the texts 10 MB, both more
+
+
+def test_a_first_answer_waits_for_no_compiler_and_no_library_of_others(folder: Path) -> None:
+    """They take seconds to load, and nothing that is asked of a model needs them."""
+    program = (
+        "import sys\n"
+        "from bertsmith import load\n"
+        f"load({str(folder)!r}).embed(['a b'])\n"
+        "slow = ['torch._dynamo', 'sympy', 'scipy', 'sklearn', 'pandas', 'pyarrow']\n"
+        "print([name for name in slow if name in sys.modules])\n"
+    )
+    told = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert told.stdout == "[]\n"
 
 
 def test_a_table_becomes_parquet_with_its_ids_and_texts(model: Model, tmp_path: Path) -> None:

@@ -320,7 +320,7 @@ def _product(layer: nn.Linear) -> _Product:
 
 def _without(product: _Product, ahead: Tensor) -> Tensor:
     """Returns the bias with which a product gives its own result of states that have `ahead`."""
-    return (product.bias.double() - ahead.double() @ product.weight.double()).float()
+    return product.bias - ahead @ product.weight  # [out]
 
 
 def _norms(first: nn.LayerNorm, blocks: Sequence[Block]) -> list[_Norm]:
