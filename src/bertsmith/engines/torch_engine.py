@@ -1,19 +1,20 @@
 """BERT in use on a CPU, by torch, with as few passes over memory as there are.
 
 It is the encoder itself with other arithmetic: the same states to rounding (1e-5), without dropout
-and gradients. What was measured, one core of Zen 3, MiniLM, as a share of a block's time:
+and gradients. What was measured with MiniLM on one core of Zen 3, which others used too:
 
-- Weights lie the other way round, so that a product reads both of its sides along their rows: 1 to
-  3% where there are many tokens, 10% where there are few. They are held once: the encoder that is
+- Weights lie the other way round, so that a product reads both of its sides along their rows: some
+  2% where there are many tokens, 10% where there are few. They are held once: the encoder that is
   given sees the same numbers through its own parameters. Weights prepacked for oneDNN are slower
-  by 8 to 12% from 32 tokens on, and faster by 12 to 40% up to 16, where they are used.
-- A product adds itself to the states below. Its bias comes from the norm before, whose other reader
-  has it taken out of its own bias: no pass for either (2%).
+  from 128 tokens on (8 to 20%), alike from 24 to 64, and faster up to 16 (12 to 40%), where they
+  are used.
+- A product adds itself to the states below: their sum was 0.8% of a block. Its bias comes from the
+  norm before, whose other reader has it taken out of its own bias.
 - A group holds sequences of one length, so that nothing is padded. torch's fused attention is
-  fastest from 24 tokens on, plain products below, where the former takes 1.4 times as long.
-- GELU by torch in place is 3%; fused into oneDNN's product it takes five times as long.
-- One room for queries, keys, values and inner states, kept from batch to batch: memory that is
-  taken anew must be cleared by the system first.
+  fastest with 27 tokens and more; with 14 it takes 1.3 times as long as plain products, with 8 1.4.
+- GELU by torch in place is 3% of a block; fused into oneDNN's product it takes four times as long.
+- One room for queries, keys, values and inner states is kept from batch to batch: memory that is
+  taken anew must be cleared by the system first (not measured).
 
 Shapes:  T tokens   S sequences   M chosen tokens   H hidden size   I inner width   N heads
          D head size   B sequences of one group   L their length   P tokens of one group
@@ -40,7 +41,7 @@ Kind = TypeVar("Kind", bound=AnyModel)
 
 _SHORT = 20  # tokens of sequences up to which plain products attend faster
 _FEW = 16  # tokens up to which prepacked weights are faster
-_PASSES_BEFORE_PACKING = 32  # of so few tokens: packing takes as long as some twenty of them
+_PASSES_BEFORE_PACKING = 32  # of so few tokens: a command that asks once must not wait for it
 
 
 @dataclass

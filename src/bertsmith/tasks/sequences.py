@@ -12,7 +12,7 @@ from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.framing import Framed, group_by_length
 
 # Pieces in one batch. 400 sentences of 37 pieces through MiniLM on one core took, of the time at
-# 4,096: 1.15 with 256, 1.09 with 512, 1.06 with 1,024, 1.02 with 2,048, 0.97 with 8,192. The more
+# 4,096: 1.15 with 256, 1.09 with 512, 1.06 with 1,024, 1.01 with 2,048, 0.95 with 8,192. The more
 # there are, the more of like length stand together; but memory doubles each time (25 MB here).
 TOKENS_AT_ONCE = 4096
 
