@@ -38,7 +38,7 @@ format: $(STAMP)
 	@$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	@for script in tokens vocabulary prepare examples pretraining finetuning; do \
+	@for script in tokens vocabulary prepare examples pretraining finetuning inference; do \
 		echo "== benchmarks/$$script.py"; $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

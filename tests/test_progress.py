@@ -8,7 +8,7 @@ from io import StringIO
 
 import pytest
 
-from bertsmith.progress import ProgressLine, duration
+from bertsmith.progress import ProgressLine, Tally, duration
 
 
 def test_plain_lines_are_written_where_there_is_no_terminal() -> None:
@@ -56,3 +56,17 @@ def test_with_standard_error_closed_nothing_is_shown(
         progress.say("unheard")
         progress.show(1.0, "unheard")
     assert capsys.readouterr().out == ""
+
+
+def test_a_tally_is_silent_until_it_takes_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = StringIO()
+    now = 100.0
+    monkeypatch.setattr("bertsmith.progress.time.monotonic", lambda: now)
+    with Tally("texts", stream) as tally:
+        now += 2.5
+        tally.add(500, 10_000)
+        assert stream.getvalue() == ""
+        now += 2.5
+        tally.add(500, 10_000)
+    assert stream.getvalue() == "1,000 texts, 200 of them and 4,000 tokens a second\n"
+    assert (tally.count, tally.tokens) == (1000, 20_000)

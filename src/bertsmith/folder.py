@@ -40,6 +40,7 @@ from bertsmith.model.published import (
     names_of,
     published_config,
 )
+from bertsmith.model.undrawn import undrawn
 from bertsmith.storage import read_json, replacing, sha256_of, write_json, write_synced
 from bertsmith.text.tokenizer_files import (
     TOKENIZER_FILES,
@@ -169,7 +170,7 @@ def load_encoder(folder: Path, dropout: float | None = None) -> Loaded:
     if dropout is not None:
         config = replace(config, **config.with_dropout(dropout))  # type: ignore[arg-type]
     tensors, where = read_weights(folder)
-    with torch.device("meta"):
+    with undrawn():
         model = encoder_of(config, with_pooler=has_pooler(tensors, names_of(config)))
     _fill(model, tensors, where, without_heads=True)
     return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or {})

@@ -7,48 +7,40 @@ memory does not grow with their length.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from bertsmith.config import ColumnsConfig
-from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.choices import choice_of
-from bertsmith.data.columns import Columns, choose_columns
-from bertsmith.data.framing import Framed, group_by_length
-from bertsmith.data.outputs import (
-    check_suffix,
-    write_vectors,
-)
+from bertsmith.data.columns import Columns
 from bertsmith.data.questions import Question
-from bertsmith.data.tables import open_table
 from bertsmith.data.tagged import TaggedSentence
+from bertsmith.engines.torch_engine import with_engine
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
-from bertsmith.interop.sentence_transformers import pooling_facts
+from bertsmith.interop.sentence_transformers import pooling_facts, vector_defaults
 from bertsmith.interop.sources import model_folder
 from bertsmith.model.kinds import Encoder, PretrainingModel
 from bertsmith.model.published import encoder_in
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine
+from bertsmith.tasks import masks
 from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.choose import Choose
 from bertsmith.tasks.forms import Prediction
-from bertsmith.tasks.labelled import Example, read_examples
-from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
+from bertsmith.tasks.labelled import Example
+from bertsmith.tasks.pieces import encode, encoded_ahead
 from bertsmith.tasks.tag import Tag
 from bertsmith.tasks.task import Task, task_of
+from bertsmith.tasks.vectors import Pooling, Reading, vectors_of
+from bertsmith.tasks.whitening import Whitening, finished
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
-Pooling = Literal["mean", "cls"]
 
 
 def load(path: str | Path) -> Model:
@@ -71,7 +63,7 @@ class Model:
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.facts = loaded.facts
-        self._model = loaded.model
+        self._model = with_engine(loaded.model)
         self.where = where
         self.max_length = int(loaded.facts.get("max_length", loaded.config.max_position_embeddings))
 
@@ -82,13 +74,20 @@ class Model:
 
     # ------------------------------------------------------------------------------ fill-mask
 
-    def fill_mask(self, text: str, top: int = 5) -> list[list[dict[str, Any]]]:
+    def fill_mask(self, text: str, top: int = 5) -> list[masks.Filling]:
         """Returns for each `[MASK]` of the text the `top` likeliest pieces with probabilities.
 
         Raises:
             ConfigError: the model has no head for masked pieces, or reads left to right.
             DataError: the text has no [MASK], or has one beyond the longest length.
         """
+        return next(self._fillings([Example("the text", text)], top))
+
+    def iter_fill_mask(self, texts: Iterable[str], top: int = 5) -> Iterator[list[masks.Filling]]:
+        """Yields for each text, in their order, what `fill_mask` returns for it."""
+        return self._fillings(_examples(texts), top)
+
+    def _fillings(self, examples: Iterable[Example], top: int) -> Iterator[list[masks.Filling]]:
         if not isinstance(self._model, PretrainingModel):
             raise ConfigError(
                 f"{self.where}: has no head for masked pieces{self.loaded.left_out}; expected a "
@@ -99,133 +98,106 @@ class Model:
                 f"{self.where}: reads left to right and has learnt no [MASK]; expected a model "
                 f"that was pre-trained with --objective mlm"
             )
-        vocabulary = self.tokenizer.vocabulary
-        if not 1 <= top <= len(vocabulary.pieces):
-            raise ConfigError(f"top is {top}; expected 1 to {len(vocabulary.pieces)}")
-        row = encode(Example("text", text), self.tokenizer, self.max_length, with_special=True)
-        places = np.flatnonzero(row.piece_ids == vocabulary.mask_id)
-        if len(places) < max(1, text.count("[MASK]")):
-            found = f"has no [MASK] in its first {self.max_length} pieces"
-            if len(places):
-                found = f"has a [MASK] after its first {self.max_length} pieces"
-            raise DataError(f"the text {found}; expected one or more there")
-        batch = pack_texts([row]).to(self._device)
-        with torch.inference_mode():
-            logits = self._model.logits(  # [M, V]
-                batch.piece_ids,
-                batch.segment_ids,
-                batch.position_ids,
-                batch.sequence_starts,
-                torch.from_numpy(places).to(self._device),
-            )
-            shares = logits.float()[:, : len(vocabulary.pieces)].softmax(dim=1)  # [M, V]
-            best = shares.topk(top)  # [M, top] twice
-        return [
-            [
-                {"piece": vocabulary.pieces[piece], "probability": share}
-                for share, piece in zip(row_shares, pieces, strict=True)
-            ]
-            for row_shares, pieces in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
+        return masks.fill(self._model, self.tokenizer, examples, self.max_length, top)
 
     # -------------------------------------------------------------------------------- vectors
 
     def embed(
         self,
         texts: Iterable[str],
-        pooling: Pooling = "mean",
-        layers: int = -1,
-        normalize: bool = False,
+        pooling: Pooling | None = None,
+        layers: int | str = -1,
+        normalize: bool | None = None,
+        *,
+        max_length: int | None = None,
+        whitening: Whitening | None = None,
     ) -> NDArray[np.float32]:
         """Returns one vector for each text, in their order. [N, H]
 
         Args:
             texts: any number of them.
-            pooling: the mean over all pieces of a text, or the state of its first, [CLS].
-            layers: which layer is read: -1 is the last one, 0 the embeddings.
-            normalize: whether every vector is made one unit long.
-        """
-        examples = (Example("text", text) for text in texts)
-        blocks = [block for block, _ in self._vectors(examples, pooling, layers, normalize)]
-        return np.concatenate(blocks or [np.empty((0, self.config.hidden_size), np.float32)])
+            pooling: "mean" over all pieces of a text, or "cls", the state of its first; by default
+                as the model's folder says, else the mean.
+            layers: which layers' mean is read: -1 is the last one, 0 the embeddings; several as
+                in '0,6' or '-4:-1', the last four.
+            normalize: whether every vector is made one unit long; by default as the model's folder
+                says, else not.
+            max_length: pieces of a text that are read; by default as many as in training.
+            whitening: one that was fitted on vectors that were made in the same way; it is applied
+                before they are normalised, and may leave fewer dimensions. [N, K]
 
-    def embed_file(
+        Raises:
+            ConfigError: the model has no such layers, cannot read so many pieces, or its folder
+                asks for vectors of a kind that is not known here.
+        """
+        pooling, normalize = self.vector_defaults(pooling, normalize)
+        blocks = [
+            block for _, block, _ in self.blocks(_examples(texts), pooling, layers, max_length)
+        ]
+        found = np.concatenate(blocks or [np.empty((0, self.config.hidden_size), np.float32)])
+        return finished(found, whitening, normalize)
+
+    def iter_embed(
         self,
-        data: Path,
-        out: Path,
-        columns: ColumnsConfig | None = None,
+        texts: Iterable[str],
+        pooling: Pooling | None = None,
+        layers: int | str = -1,
+        normalize: bool | None = None,
         *,
-        pooling: Pooling = "mean",
-        layers: int = -1,
-        normalize: bool = False,
-    ) -> dict[str, Any]:
-        """Writes one vector for each text of a file to `out`, as an array of numpy.
+        max_length: int | None = None,
+        whitening: Whitening | None = None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yields one vector for each text, in their order; see `embed`. [H]
 
-        The file is plain text, one text a line, or a table with a column of texts. Returns `rows`,
-        `dimensions`, `seconds` and `tokens_per_second`.
+        Texts are read some thousands ahead, and their number takes no memory.
         """
-        check_suffix(out, ".npy")
-        started = time.monotonic()
-        columns = columns or ColumnsConfig()
-        if columns.glue:
-            raise ConfigError("glue is for tasks; to embed texts, give a file and --text-column")
-        table = open_table(data, columns)
-        chosen = choose_columns(table, columns, label_names=None, known=self._trained_on())
-        examples = read_examples(table, replace(chosen, pair=None))
-        tokens = 0
+        pooling, normalize = self.vector_defaults(pooling, normalize)
+        for _, block, _ in self.blocks(_examples(texts), pooling, layers, max_length):
+            yield from finished(block, whitening, normalize)
 
-        def blocks() -> Iterator[NDArray[np.float32]]:
-            nonlocal tokens
-            for block, block_tokens in self._vectors(examples, pooling, layers, normalize):
-                tokens += block_tokens
-                yield block
+    def blocks(
+        self,
+        examples: Iterable[Example],
+        pooling: Pooling,
+        layers: int | str = -1,
+        max_length: int | None = None,
+    ) -> Iterator[tuple[list[Example], NDArray[np.float32], int]]:
+        """Yields some rows with their vectors, [N, H], and how many pieces these have together.
 
-        rows = write_vectors(out, blocks(), self.config.hidden_size)
-        seconds = time.monotonic() - started
-        return {
-            "rows": rows,
-            "dimensions": self.config.hidden_size,
-            "seconds": seconds,
-            "tokens_per_second": tokens / seconds,
-            "columns": chosen.said(),
-        }
+        Raises:
+            ConfigError: the model has no such layers, or cannot read so many pieces.
+        """
+        reading = Reading.of(self.config, pooling, layers, self.where)
+        longest = self._length(max_length)
+        encoded = encoded_ahead(
+            examples, self.tokenizer, lambda example, prepared: encode(example, prepared, longest)
+        )
+        for window, rows in encoded:
+            yield window, vectors_of(self.encoder, rows, reading), sum(map(len, rows))
 
-    def _vectors(
-        self, examples: Iterable[Example], pooling: Pooling, layers: int, normalize: bool
-    ) -> Iterator[tuple[NDArray[np.float32], int]]:
-        """Yields the vectors of a window of texts, [N, H], and how many pieces these have."""
-        depth = self.config.num_hidden_layers
-        if not -depth - 1 <= layers <= depth:
-            raise ConfigError(f"layers is {layers}; expected {-depth - 1} to {depth}")
-        if pooling not in get_args(Pooling):
-            raise ConfigError(f"pooling is {pooling!r}; expected mean or cls")
-        if pooling == "cls" and self.config.is_decoder:
+    def vector_defaults(
+        self, pooling: Pooling | None, normalize: bool | None
+    ) -> tuple[Pooling, bool]:
+        """Returns the pooling, and whether vectors are normalised: what is said, else as learnt.
+
+        Raises:
+            ConfigError: no pooling is said, and the model's folder has one that is not known here.
+        """
+        usual = bool(self.facts.get("normalize", False))
+        if pooling is None:
+            pooling, usual = vector_defaults(self.facts)
+        return pooling, usual if normalize is None else normalize
+
+    def _length(self, max_length: int | None) -> int:
+        if max_length is None:
+            return self.max_length
+        most = self.config.max_position_embeddings
+        if not 3 <= max_length <= most:
             raise ConfigError(
-                f"{self.where}: reads left to right, so that its [CLS] has read nothing; "
-                f"expected pooling mean"
+                f"max_length is {max_length}; expected 3 to {most}, as many pieces as the model "
+                f"has positions for"
             )
-        for window in windows(examples):
-            rows = [encode(example, self.tokenizer, self.max_length) for example in window]
-            vectors = torch.empty(len(rows), self.config.hidden_size)  # [N, H]
-            for group, batch in self._batches(rows):
-                with torch.inference_mode():
-                    states = self._states(batch, layers)  # [T, H]
-                    pooled = _pooled(states, batch.sequence_starts, pooling)  # [S, H]
-                    vectors[group] = pooled.float().cpu()
-            if normalize:
-                vectors = torch.nn.functional.normalize(vectors)  # [N, H]
-            yield vectors.numpy(), sum(map(len, rows))
-
-    def _states(self, batch: PackedBatch, layer: int) -> Tensor:
-        inputs = (batch.piece_ids, batch.segment_ids, batch.position_ids, batch.sequence_starts)
-        if layer in (-1, self.config.num_hidden_layers):
-            return self.encoder(*inputs)  # [T, H]
-        return self.encoder.layers(*inputs)[layer]  # [T, H]
-
-    def _batches(self, rows: list[Framed]) -> Iterator[tuple[NDArray[np.int64], PackedBatch]]:
-        budget = max([TOKENS_PER_BATCH, *map(len, rows)])
-        for group in group_by_length([len(row) for row in rows], tokens_per_batch=budget):
-            yield group, pack_texts([rows[place] for place in group]).to(self._device)
+        return max_length
 
     # ---------------------------------------------------------------------------- predictions
 
@@ -236,6 +208,10 @@ class Model:
             CheckpointError: the model was not trained for such a task.
             DataError: it was trained on pairs and gets a single text, or the other way round.
         """
+        return list(self.iter_predict(texts))
+
+    def iter_predict(self, texts: Iterable[Text]) -> Iterator[Prediction]:
+        """Yields what `predict` returns, in the order of the texts, which take no memory."""
         task = self.task
         if isinstance(task, Answer):
             raise ConfigError(f"{self.where}: answers questions; call answer(question, context)")
@@ -243,8 +219,9 @@ class Model:
             raise ConfigError(f"{self.where}: tags words; call tag(sentences)")
         if isinstance(task, Choose):
             raise ConfigError(f"{self.where}: chooses among endings; call choose with these")
+        _check_several(texts)
         examples = (self._example(number, text) for number, text in enumerate(texts, start=1))
-        return [found for _, found in self.answers(task, examples)]
+        return (found for _, found in self.answers(task, examples))
 
     def tag(self, sentences: Iterable[Sequence[str]]) -> list[Prediction]:
         """Returns for each sentence, given as its words, the tag of each word.
@@ -256,6 +233,10 @@ class Model:
             ConfigError: the model was trained for something else.
             DataError: a sentence is a text and not a list of words.
         """
+        return list(self.iter_tag(sentences))
+
+    def iter_tag(self, sentences: Iterable[Sequence[str]]) -> Iterator[Prediction]:
+        """Yields what `tag` returns, in the order of the sentences; they take no memory."""
         task = self.task
         if not isinstance(task, Tag):
             raise ConfigError(
@@ -263,7 +244,7 @@ class Model:
                 f"`bertsmith finetune tag` wrote"
             )
         examples = (_tagged(number, words) for number, words in enumerate(sentences, start=1))
-        return [found for _, found in self.answers(task, examples)]
+        return (found for _, found in self.answers(task, examples))
 
     def answer(self, question: str, context: str) -> dict[str, Any]:
         """Returns the words of the context that answer the question.
@@ -274,15 +255,22 @@ class Model:
         Raises:
             ConfigError: the model was trained for something else.
         """
+        return next(self.iter_answer([(question, context)]))
+
+    def iter_answer(self, questions: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+        """Yields what `answer` returns for each question and its context, in their order."""
         task = self.task
         if not isinstance(task, Answer):
             raise ConfigError(
                 f"{self.where}: its task is {task.name}; expected a model that "
                 f"`bertsmith finetune answer` wrote"
             )
-        asked = Question("the question", "question", question, context)
-        [(_, found)] = self.answers(task, [asked])
-        return {"text": found.answer, **found.more}
+        asked = (
+            Question(f"question {number}", "question", question, context)
+            for number, (question, context) in enumerate(questions, start=1)
+        )
+        found = (prediction for _, prediction in self.answers(task, asked))
+        return ({"text": prediction.answer, **prediction.more} for prediction in found)
 
     def choose(self, rows: Iterable[tuple[str, Sequence[str]]]) -> list[Prediction]:
         """Returns for each stem with its endings the likeliest of them.
@@ -326,23 +314,38 @@ class Model:
         return Example(where, text) if isinstance(text, str) else Example(where, *text)
 
     def _check_pair(self, is_pair: bool, where: str) -> None:
-        trained = self._trained_on()
+        trained = self.trained_on()
         if trained and is_pair != (trained.pair is not None):
             wanted, found = ("single texts", "a pair") if is_pair else ("pairs", "a single text")
             raise DataError(
                 f"{where}: holds {found}, but {self.where} was trained on {wanted}; expected those"
             )
 
-    def _trained_on(self) -> Columns | None:
+    def trained_on(self) -> Columns | None:
         """Returns the columns that the model was trained on, where its folder remembers them."""
         found = self.facts.get("columns")
         if not found:
             return None
         return Columns(found["text"], found.get("pair"), found.get("label"))
 
-    @property
-    def _device(self) -> torch.device:
-        return self.encoder.embeddings.pieces.weight.device
+
+def _examples(texts: Iterable[str]) -> Iterator[Example]:
+    """Returns texts as rows; one that is none is refused when it is its turn."""
+    _check_several(texts)
+    return (Example(f"text {number}", _text(text, number)) for number, text in enumerate(texts, 1))
+
+
+def _text(text: str, number: int) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"text {number}: holds {str(text)[:40]!r}; expected a text")
+    return text
+
+
+def _check_several(texts: Iterable[Any]) -> None:
+    if isinstance(texts, str):
+        raise DataError(
+            f"texts is the one text {texts[:40]!r}; expected several: put it into a list"
+        )
 
 
 def _tagged(number: int, words: Sequence[str]) -> TaggedSentence:
@@ -352,14 +355,3 @@ def _tagged(number: int, words: Sequence[str]) -> TaggedSentence:
             f"as in ['Paris', 'sleeps']"
         )
     return TaggedSentence("sentence", number, tuple(words))
-
-
-def _pooled(states: Tensor, sequence_starts: Tensor, pooling: Pooling) -> Tensor:
-    """Returns one vector for each sequence of states. [T, H] -> [S, H]"""
-    starts = sequence_starts.to(device=states.device, dtype=torch.int64)  # [S + 1]
-    if pooling == "cls":
-        return states[starts[:-1]]  # [S, H]
-    lengths = starts.diff()  # [S]
-    owners = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
-    sums = states.new_zeros(len(lengths), states.shape[1])  # [S, H]
-    return sums.index_add_(0, owners, states) / lengths[:, None]  # [S, H]

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 _BAR_SECONDS = 0.5  # between two drawings of the bar
 _LINE_SECONDS = 15.0  # between two plain lines
+_PATIENCE_SECONDS = 3.0  # for which nobody wants to be told anything
 
 
 class ProgressLine:
@@ -93,6 +94,41 @@ class ProgressLine:
                 pass
             finally:
                 os.close(nowhere)
+
+
+class Tally:
+    """Counts what has been done, within a `with` block, and shows it where it takes a while."""
+
+    def __init__(self, things: str, stream: TextIO | None = None) -> None:
+        self.count = 0
+        self.tokens = 0
+        self._things = things
+        self._progress = ProgressLine(stream)
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.__exit__(kind, error, trace)
+
+    def add(self, count: int, tokens: int) -> None:
+        """Takes in what has been done since, and shows how it goes once a few seconds are over."""
+        self.count += count
+        self.tokens += tokens
+        seconds = time.monotonic() - self._started
+        if seconds >= _PATIENCE_SECONDS:
+            self._progress.show(
+                None,
+                f"{self.count:,} {self._things}, {self.count / seconds:,.0f} of them and "
+                f"{self.tokens / seconds:,.0f} tokens a second",
+            )
 
 
 class _Console(Console):

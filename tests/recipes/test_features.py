@@ -17,7 +17,8 @@ from bertsmith.cli import main
 from bertsmith.config import ColumnsConfig
 from bertsmith.errors import ConfigError, DataError, StorageError
 from bertsmith.recipes import features
-from bertsmith.recipes.features import parse_layers, write_features
+from bertsmith.recipes.features import write_features
+from bertsmith.tasks.layers import parse_layers
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

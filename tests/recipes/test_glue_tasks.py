@@ -17,6 +17,7 @@ from tests.recipes.test_finetune import SHORT, small_tokenizer, write_encoder
 from bertsmith.cli import main
 from bertsmith.config import ColumnsConfig, OptimizerConfig, TaskConfig
 from bertsmith.data.glue import GLUE
+from bertsmith.embeddings import embed_file
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import load_model, save_model
 from bertsmith.model.task_heads import BertForClassification, BertForRegression
@@ -151,7 +152,7 @@ def test_glue_and_columns_of_choices_are_refused_where_they_mean_nothing(
     tmp_path: Path, encoder: Path
 ) -> None:
     with pytest.raises(ConfigError, match="glue is for tasks; to embed texts"):
-        load(encoder).embed_file(tmp_path, tmp_path / "a.npy", ColumnsConfig(glue="CoLA"))
+        embed_file(load(encoder), tmp_path, tmp_path / "a.npy", ColumnsConfig(glue="CoLA"))
     with pytest.raises(ConfigError, match="stem_column is for the task choose"):
         find_task("classify").read(tmp_path, ColumnsConfig(stem_column="a"), None, labelled=True)
 

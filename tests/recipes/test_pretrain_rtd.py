@@ -297,7 +297,7 @@ def test_new_weights_pass_and_are_left_alone(is_directed: bool) -> None:
 def test_a_run_ends_with_the_weights_of_one_without_checks(
     run: Path, tmp_path: Path, toy_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "check_start", lambda *_: {})
+    monkeypatch.setattr(recipe, "check_start", lambda *_, **__: {})
     pretrain([str(toy_corpus)], tmp_path / "run", settings_of())
     assert weights_of(tmp_path / "run") == weights_of(run)
 

@@ -28,21 +28,44 @@ def embed(
     model: Model,
     text: Annotated[Path, Help("text file, one text a line, or a table")],
     *,
-    out: Annotated[Path, Help("file.npy to write")],
-    pooling: Annotated[Literal["mean", "cls"], Help("how pieces become one vector")] = "mean",
-    layers: Annotated[int, Help("layer that is read; -1 is the last, 0 the embeddings")] = -1,
-    normalize: Annotated[bool, Help("make every vector one unit long")] = False,
+    out: Annotated[Path, Help("file to write: .npy, or .parquet with the texts and their ids")],
+    pooling: Annotated[
+        Literal["mean", "cls"] | None,
+        Help("how pieces become one vector: as the model says, or mean"),
+    ] = None,
+    layers: Annotated[
+        str, Help("as in -1, the last, or the mean of several: 0,6,12 or -4:-1; 0: the embeddings")
+    ] = "-1",
+    normalize: Annotated[
+        bool | None, Help("make every vector one unit long; by default as the model says")
+    ] = None,
+    max_length: Annotated[
+        int | None, Help("pieces that are read of each text; by default as in training")
+    ] = None,
+    whitening: Annotated[
+        bool, Help("make dimensions uncorrelated; what is fitted is written beside OUT")
+    ] = False,
+    whitened_by: Annotated[
+        Path | None, Help("file.whitening.npz of other texts, to be comparable with them")
+    ] = None,
+    dimensions: Annotated[int | None, Help("that whitening keeps; all by default")] = None,
 ) -> Result:
     """Writes one vector for each text."""
+    from bertsmith.embeddings import embed_file
     from bertsmith.predict import load
 
-    return load(model).embed_file(
+    return embed_file(
+        load(model),
         text,
         out,
         given.stage(ColumnsConfig),
         pooling=pooling,
         layers=layers,
         normalize=normalize,
+        max_length=max_length,
+        whitening=whitening,
+        whitened_by=whitened_by,
+        dimensions=dimensions,
     )
 
 

@@ -53,10 +53,17 @@ class Layout:
     causal: bool = False  # a token reads itself and those before it, no others
 
     @classmethod
-    def of(cls, sequence_starts: Tensor, device: torch.device, causal: bool = False) -> Layout:
+    def of(
+        cls,
+        sequence_starts: Tensor,
+        device: torch.device,
+        causal: bool = False,
+        crowd: int = _CROWD,
+    ) -> Layout:
         """Returns the layout of sequences that start at `sequence_starts`, int [S + 1].
 
-        With `causal`, a token reads itself and those before it in its sequence, no others.
+        With `causal`, a token reads itself and those before it in its sequence, no others. From
+        `crowd` equal sequences on, they form a group of their own; with 1, no group has padding.
 
         Raises:
             DataError: there is no sequence, or one is empty.
@@ -73,7 +80,7 @@ class Layout:
         if not np.array_equal(ranks, np.arange(len(ranks))):
             order = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in ranks])
         groups, first = [], 0
-        for members in _near_lengths(lengths[ranks]):
+        for members in _near_lengths(lengths[ranks], crowd):
             groups.append(_group(members, first, device, causal))
             first = groups[-1].last
         places = None if order is None else torch.from_numpy(order).to(device)
@@ -106,13 +113,13 @@ class Layout:
         return tokens if self.inverse is None else tokens.index_select(0, self.inverse)
 
 
-def _near_lengths(lengths: np.ndarray) -> list[np.ndarray]:
+def _near_lengths(lengths: np.ndarray, crowd: int) -> list[np.ndarray]:
     """Cuts lengths, longest first, into groups: a crowd of equals stands alone, else near ones."""
     _, firsts, counts = np.unique(-lengths, return_index=True, return_counts=True)
     cuts: list[int] = []
     open_at: int | None = None  # first sequence of the group that may still take more
     for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
-        if count >= _CROWD:
+        if count >= crowd:
             cuts.append(first)
             open_at = None
         elif open_at is None or lengths[first] < _NEAR * lengths[open_at]:

@@ -140,6 +140,18 @@ class Bert(nn.Module):
             states.append(block(states[-1], layout, noise))  # [T, H]
         return [layout.restore(hidden) for hidden in states]
 
+    def at(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        positions: Tensor,
+    ) -> Tensor:
+        """Returns the states at `positions`, int64 [M], of the batch; see `forward`. [M, H]"""
+        hidden = self(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
+        return hidden.index_select(0, positions)  # [M, H]
+
     def firsts(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:

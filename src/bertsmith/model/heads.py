@@ -121,8 +121,8 @@ class BertForPreTraining(nn.Module):
         positions: Tensor,
     ) -> Tensor:
         """Returns a score for each piece at each of `positions`, int64 [M], of the batch. [M, V]"""
-        hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        states = self.masked(hidden.index_select(0, positions))  # [M, H]
+        inputs = (piece_ids, segment_ids, position_ids, sequence_starts)
+        states = self.masked(self.encoder.at(*inputs, positions))  # [M, H]
         return F.linear(states, self.encoder.embeddings.pieces.weight, self.masked.bias)  # [M, V]
 
     def next_logits(

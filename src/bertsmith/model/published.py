@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bertsmith.config import BertConfig, EncoderConfig, ModernBertConfig, setting_names
@@ -29,6 +28,7 @@ from bertsmith.model.task_heads import (
     OnFirsts,
     TaskModel,
 )
+from bertsmith.model.undrawn import undrawn
 
 AnyModel = Encoder | WithPieceHead | TaskModel
 
@@ -190,7 +190,7 @@ def model_of(
     """
     architectures = published.get("architectures") or [None]
     name = str(architectures[0]).removeprefix(_KINDS[published.get("model_type") or "bert"])
-    with torch.device("meta"):  # no memory is taken before shapes are known to agree
+    with undrawn():  # no memory is taken before shapes are known to agree
         if name == "BertModel":
             return encoder_of(config, with_pooler=has_pooler(tensors, names_of(config))), {}
         if name == "BertLMHeadModel" and isinstance(config, BertConfig):

@@ -26,8 +26,9 @@ from bertsmith.data.framing import group_by_length
 from bertsmith.data.outputs import new_file
 from bertsmith.model.bilstm import BiLstmTagger
 from bertsmith.model.kinds import Encoder
-from bertsmith.recipes.features import in_batches, parse_layers, states_of, write_array
+from bertsmith.recipes.features import in_batches, states_of, write_array
 from bertsmith.recipes.rows import LabelledData, Rows, epoch_order
+from bertsmith.tasks.layers import parse_layers
 from bertsmith.tasks.metrics import better
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH
 from bertsmith.tasks.tag import Tag

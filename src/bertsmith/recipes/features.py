@@ -15,7 +15,6 @@ pieces wait in a temporary file, so that memory grows by 8 bytes a text and no m
 
 from __future__ import annotations
 
-import re
 import time
 import zipfile
 from array import array
@@ -40,34 +39,11 @@ from bertsmith.folder import load_model
 from bertsmith.model.kinds import Encoder
 from bertsmith.model.published import encoder_in
 from bertsmith.tasks.labelled import read_examples
+from bertsmith.tasks.layers import parse_layers
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode
 from bertsmith.text.wordpiece import Vocabulary
 
 BLOCK = 1 << 16  # pieces that are copied at a time
-
-
-def parse_layers(chosen: str, num_layers: int) -> tuple[int, ...]:
-    """Returns the layers that a text such as '-4:-1' or '0,6,12' names, counted from 0.
-
-    0 are the embeddings, 1 the first block, -1 the last one. A range holds both its ends, so that
-    '-4:-1' are the last four; an end that is left out is the first or the last layer.
-
-    Raises:
-        ConfigError: it is not of that form, or names a layer that the model does not have.
-    """
-    layers: list[int] = []
-    for part in chosen.split(","):
-        found = re.fullmatch(r"\s*(-?\d{1,4})?\s*(:)?\s*(-?\d{1,4})?\s*", part)
-        if not found or not any(found.groups()) or (found[3] and not found[2]):
-            raise ConfigError(
-                f"layers is {chosen!r}; expected numbers or ranges, as in '-1', '0,6,12' or '-4:-1'"
-            )
-        first = _layer(found[1] or "0", num_layers, chosen)
-        last = first if not found[2] else _layer(found[3] or "-1", num_layers, chosen)
-        if last < first:
-            raise ConfigError(f"layers is {chosen!r}, where {part.strip()!r} holds none; turn it")
-        layers += range(first, last + 1)
-    return tuple(layers)
 
 
 def states_of(model: Encoder, rows: Sequence[Framed], layers: Sequence[int]) -> NDArray[np.float32]:
@@ -179,16 +155,6 @@ def in_batches(rows: Iterable[Framed]) -> Iterator[list[Framed]]:
         tokens += len(row)
     if batch:
         yield batch
-
-
-def _layer(number: str, num_layers: int, chosen: str) -> int:
-    layer = int(number)
-    if not -num_layers - 1 <= layer <= num_layers:
-        raise ConfigError(
-            f"layers is {chosen!r}, but the model has {num_layers} blocks; expected "
-            f"{-num_layers - 1} to {num_layers}, where 0 are the embeddings"
-        )
-    return layer % (num_layers + 1)
 
 
 def _write_archive(

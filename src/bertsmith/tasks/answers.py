@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertsmith.data.batches import pack_texts
-from bertsmith.data.framing import Framed, group_by_length
+from bertsmith.data.framing import Framed
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.forms import Features, Prediction
-from bertsmith.tasks.pieces import TOKENS_PER_BATCH, windows
+from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encoded_ahead
+from bertsmith.tasks.sequences import batches, distinct
 from bertsmith.tasks.task import Task
 from bertsmith.text.wordpiece import Tokenizer
 
@@ -29,8 +29,12 @@ def answer(
     max_length: int,
 ) -> Iterator[tuple[Any, Prediction]]:
     """Yields each row with its prediction, in their order; their number takes no memory."""
-    for window in windows(examples):
-        features = [task.features(example, tokenizer, max_length) for example in window]
+    encoded = encoded_ahead(
+        examples,
+        tokenizer,
+        lambda example, prepared: task.features(example, prepared, max_length),
+    )
+    for window, features in encoded:
         for example, row, outputs in results_of(model, window, features):
             yield example, task.decode(example, row, outputs)
 
@@ -69,17 +73,17 @@ def _groups(features: Sequence[Features], limit: int | None) -> Iterator[Sequenc
 def logits_of(model: TaskModel, sequences: Sequence[Framed]) -> list[Tensor]:
     """Returns the model's outputs for all sequences, in their order and without dropout.
 
-    Each is [C], or [T, C] where the model has them per token; all are on the CPU. Sequences of
-    like length go through the model together; the model is left in the mode it was in.
+    Each is [C], or [T, C] where the model has them per token; all are on the CPU. Equal sequences
+    are computed once, those of like length together; the model is left in the mode it was in.
     """
     was_training = model.training
-    model.eval()
+    if was_training:
+        model.eval()
     device = next(model.parameters()).device
-    found: list[Tensor] = [torch.empty(0)] * len(sequences)
-    budget = max([TOKENS_PER_BATCH, *map(len, sequences)])
+    once, numbers = distinct(sequences)
+    found: list[Tensor] = [torch.empty(0)] * len(once)
     with torch.inference_mode():
-        for group in group_by_length([len(row) for row in sequences], tokens_per_batch=budget):
-            batch = pack_texts([sequences[place] for place in group]).to(device)
+        for group, batch in batches(once, device):
             outputs = model.logits(  # [S, C] or [T, C]
                 batch.piece_ids, batch.segment_ids, batch.position_ids, batch.sequence_starts
             )
@@ -88,5 +92,6 @@ def logits_of(model: TaskModel, sequences: Sequence[Framed]) -> list[Tensor]:
             parts = outputs.split(lengths) if model.per_token else outputs.unbind()
             for place, part in zip(group, parts, strict=True):
                 found[place] = part
-    model.train(was_training)
-    return found
+    if was_training:
+        model.train()
+    return [found[number] for number in numbers]

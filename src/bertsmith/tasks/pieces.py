@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from bertsmith.data.framing import Framed, frame
 from bertsmith.tasks.forms import Features
@@ -15,6 +15,11 @@ from bertsmith.text.wordpiece import Tokenizer
 # enough that a batch of them takes a moment and little memory at any size of model.
 TOKENS_PER_BATCH = 4096
 WINDOW_ROWS = 4096  # read, sorted by length and predicted at a time
+FIRST_ROWS = 256  # in the first window
+WINDOW_CHARACTERS = 1 << 23  # in a window of long texts
+_LONG_TEXT = 1 << 13  # characters; of a longer text only what the model reads is encoded
+
+Encoded = TypeVar("Encoded")
 
 
 def encode(
@@ -69,7 +74,53 @@ def text_features(
 
 
 def windows(examples: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yields the examples in their order, a window at a time, so that a long file stays on disk."""
-    source = iter(examples)
-    while window := list(islice(source, WINDOW_ROWS)):
+    """Yields the examples in their order, a window at a time, so that a long file stays on disk.
+
+    The first window is smaller, so that the first answers come soon; where texts are long, all are.
+    """
+    window: list[Any] = []
+    characters, most = 0, min(FIRST_ROWS, WINDOW_ROWS)
+    for example in examples:
+        window.append(example)
+        if isinstance(example, Example):
+            characters += len(example.text) + len(example.pair or "")
+        if len(window) == most or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters, most = [], 0, WINDOW_ROWS
+    if window:
         yield window
+
+
+def encoded_ahead(
+    examples: Iterable[Any],
+    tokenizer: Tokenizer,
+    encode_one: Callable[[Any, Tokenizer], Encoded],
+) -> Iterator[tuple[list[Any], list[Encoded]]]:
+    """Yields windows of examples with what `encode_one` makes of each of them.
+
+    While one is made use of, the next is encoded in another thread. Examples are read in this one.
+    """
+
+    def encode_all(window: list[Any]) -> list[Encoded]:
+        texts = [
+            text
+            for example in window
+            if isinstance(example, Example)
+            for text in (example.text, example.pair)
+            if text is not None and len(text) <= _LONG_TEXT
+        ]
+        prepared = tokenizer.with_texts(list(dict.fromkeys(texts))) if len(texts) > 1 else tokenizer
+        return [encode_one(example, prepared) for example in window]
+
+    waiting: tuple[list[Any], Future[list[Encoded]]] | None = None
+    with ThreadPoolExecutor(1, "encode") as pool:
+        for window in windows(examples):
+            if waiting is None and len(window) < FIRST_ROWS:
+                yield window, encode_all(window)  # no others follow, or few do
+                continue
+            following = (window, pool.submit(encode_all, window))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
