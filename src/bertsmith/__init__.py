@@ -13,18 +13,20 @@ __version__ = "0.1.0"
 __all__ = ["TextClassifier", "TextRegressor", "TokenTagger", "load"]
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, engine: str = "torch", precision: str = "float32", **more: Any) -> Model:
     """Returns the model of a folder that bertsmith or `transformers` wrote, ready for use.
 
-    It has `.fill_mask()`, `.embed()` and `.predict()`. See `bertsmith.predict.Model`.
+    It has `.fill_mask()`, `.embed()` and `.predict()`. See `bertsmith.predict.Model`, and
+    `bertsmith.predict.load` for engines.
 
     Raises:
-        MissingInputError: there is no such folder.
+        MissingInputError: there is no such folder, or the engine is not installed.
         CheckpointError: it is damaged, or holds another kind of model.
+        ConfigError: the engine cannot compute the model.
     """
     from bertsmith.predict import load  # torch loads here, not for --help or --version
 
-    return load(path)
+    return load(path, engine, precision, **more)
 
 
 def __getattr__(name: str) -> Any:

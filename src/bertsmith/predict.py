@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertsmith.config import ColumnsConfig
+from bertsmith.config import ColumnsConfig, InferenceConfig
 from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.choices import choice_of
 from bertsmith.data.columns import Columns, choose_columns
@@ -30,6 +30,8 @@ from bertsmith.data.outputs import (
 from bertsmith.data.questions import Question
 from bertsmith.data.tables import open_table
 from bertsmith.data.tagged import TaggedSentence
+from bertsmith.engines.choose import Chosen
+from bertsmith.engines.sample import Text, choose_for
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.kinds import Encoder, PretrainingModel
@@ -44,29 +46,50 @@ from bertsmith.tasks.pieces import TOKENS_PER_BATCH, encode, windows
 from bertsmith.tasks.tag import Tag
 from bertsmith.tasks.task import Task, task_of
 
-Text = str | tuple[str, str]  # a text, or a pair of texts
 Pooling = Literal["mean", "cls"]
 
 
-def load(path: str | Path) -> Model:
+def load(
+    path: str | Path,
+    engine: str = InferenceConfig.engine,
+    precision: str = InferenceConfig.precision,
+    *,
+    int8_bound: float = InferenceConfig.int8_bound,
+    sample: Iterable[Text] | Path = (),
+    columns: ColumnsConfig | None = None,
+) -> Model:
     """Returns the model of a folder that bertsmith or `transformers` wrote, ready for use.
 
+    Args:
+        path: the folder.
+        engine: who computes the encoder: torch, onnxruntime, ctranslate2, or auto for the fastest
+            of those that are installed and agree.
+        precision: float32, or int8, which is refused where it is not near enough.
+        int8_bound: what is near enough; see `InferenceConfig`.
+        sample: some of your texts, or the file of them, on which auto and int8 are measured.
+        columns: of that file.
+
     Raises:
-        MissingInputError: there is no such folder.
+        MissingInputError: there is no such folder, or the engine is not installed.
         CheckpointError: it is damaged, or holds another kind of model.
+        ConfigError: the engine cannot compute the model, or not well enough in int8.
     """
-    return Model(load_model(Path(path)), str(path))
+    values = {"engine": engine, "precision": precision, "int8_bound": int8_bound}
+    config = InferenceConfig.from_mapping(values, where="load")
+    loaded = load_model(Path(path))
+    return Model(loaded, str(path), choose_for(loaded, config, sample, columns, str(path)))
 
 
 class Model:
     """A loaded model; which of its methods it has a head for depends on what it was trained for."""
 
-    def __init__(self, loaded: Loaded, where: str) -> None:
+    def __init__(self, loaded: Loaded, where: str, chosen: Chosen | None = None) -> None:
         self.loaded = loaded
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.facts = loaded.facts
-        self._model = loaded.model
+        chosen = chosen or Chosen(loaded.model)
+        self._model, self.engine_said = chosen.model, chosen.said
         self.where = where
         self.max_length = int(loaded.facts.get("max_length", loaded.config.max_position_embeddings))
 
@@ -183,6 +206,7 @@ class Model:
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             "columns": chosen.said(),
+            **self.engine_said,
         }
 
     def _vectors(

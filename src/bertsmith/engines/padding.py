@@ -80,9 +80,9 @@ def states_by_parts(
     num_tokens: int,
     hidden_size: int,
 ) -> Tensor:
-    """Returns the states of a packed batch, [T, H], where `compute` gives those of a part, [B, L, H].
+    """Returns the states of a packed batch, [T, H].
 
-    What `compute` gives is read before the next part is asked for.
+    `compute` gives those of a part, [B, L, H]; they are read before the next part is asked for.
     """
     states = torch.empty(num_tokens, hidden_size)  # [T, H]
     for part in parts:
