@@ -30,7 +30,7 @@ from bertsmith.model.task_heads import BertForClassification, BertForTagging
 __all__ = ["cache"]  # a fixture
 
 Maker = Callable[..., Engine]
-ENGINES = {"ctranslate2": CTranslate2Engine, "onnxruntime": OnnxRuntimeEngine}
+ENGINES: dict[str, Maker] = {"ctranslate2": CTranslate2Engine, "onnxruntime": OnnxRuntimeEngine}
 
 
 @pytest.fixture(params=list(ENGINES))
