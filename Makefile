@@ -14,7 +14,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV), once; torch alone takes a minute or two"; $(PYTHON) -m venv $(VENV); }
 	@$(PIP) torch==2.13.0
-	@$(PIP) -e '.[report,dev]'
+	@$(PIP) -e '.[report,onnx,ctranslate2,dev]'
 	@touch $@
 
 demo: $(STAMP)

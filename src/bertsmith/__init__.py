@@ -13,19 +13,22 @@ __version__ = "0.1.0"
 __all__ = ["TextClassifier", "TextRegressor", "TokenTagger", "load"]
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, engine: str = "torch", precision: str = "float32", **more: Any) -> Model:
     """Returns a model, ready for use, by its folder or by its name at the hub.
 
     The folder may be one that bertsmith or `transformers` wrote, or a Google checkpoint. The model
-    has `.fill_mask()`, `.embed()` and `.predict()`. See `bertsmith.predict.Model`.
+    has `.fill_mask()`, `.embed()` and `.predict()`. See `bertsmith.predict.Model`, and
+    `bertsmith.predict.load` for engines.
 
     Raises:
-        MissingInputError: there is no such folder, and the hub gives no model of that name.
+        MissingInputError: there is no such folder, the hub gives no model of that name, or the
+            engine is not installed.
         CheckpointError: it is damaged, or holds another kind of model.
+        ConfigError: the engine cannot compute the model.
     """
     from bertsmith.predict import load  # torch loads here, not for --help or --version
 
-    return load(path)
+    return load(path, engine, precision, **more)
 
 
 def __getattr__(name: str) -> Any:

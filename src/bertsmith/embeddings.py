@@ -53,7 +53,7 @@ def embed_file(
     that file makes queries comparable with them.
 
     Returns `rows`, `dimensions`, `seconds` and `tokens_per_second`, what was read as what, and
-    where the whitening is, if one was fitted.
+    where the whitening is, if one was fitted; and of the engine, if it was chosen.
 
     Raises:
         ConfigError: flags contradict each other, or do not fit the model.
@@ -101,6 +101,7 @@ def embed_file(
         "seconds": seconds,
         "tokens_per_second": tally.tokens / seconds,
         "columns": chosen.said(),
+        **model.engine_said,
         **fitted,
     }
 

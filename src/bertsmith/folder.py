@@ -111,10 +111,7 @@ def save_model(
     from safetensors.torch import save_file
 
     with replacing(folder, known=_ENTRIES) as building:
-        ids = {
-            name: tokenizer.vocabulary.ids[f"[{name.upper()}]"] for name in ("pad", "cls", "sep")
-        }
-        write_json(building / "config.json", published_config(model, facts, ids))
+        write_config(building, model, tokenizer, facts)
         state = model.state_dict()
         tensors = {
             name: tensor.detach().cpu().contiguous()
@@ -174,6 +171,15 @@ def load_encoder(folder: Path, dropout: float | None = None) -> Loaded:
         model = encoder_of(config, with_pooler=has_pooler(tensors, names_of(config)))
     _fill(model, tensors, where, without_heads=True)
     return Loaded(model.eval(), _fitting_tokenizer(folder, config), config, facts or {})
+
+
+def write_config(
+    folder: Path, model: AnyModel, tokenizer: Tokenizer, facts: Mapping[str, Any]
+) -> None:
+    """Writes the config.json of a model into a folder, as `transformers` reads it."""
+    names = ("pad", "cls", "sep")
+    ids = {name: tokenizer.vocabulary.ids[f"[{name.upper()}]"] for name in names}
+    write_json(folder / "config.json", published_config(model, facts, ids))
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:

@@ -15,11 +15,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from bertsmith.config import ColumnsConfig, InferenceConfig
 from bertsmith.data.choices import choice_of
 from bertsmith.data.columns import Columns
 from bertsmith.data.questions import Question
 from bertsmith.data.tagged import TaggedSentence
-from bertsmith.engines.torch_engine import with_engine
+from bertsmith.engines.choose import Chosen, choose
+from bertsmith.engines.sample import Text, choose_for
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.interop.sentence_transformers import pooling_facts, vector_defaults
@@ -40,30 +42,51 @@ from bertsmith.tasks.task import Task, task_of
 from bertsmith.tasks.vectors import Pooling, Reading, vectors_of
 from bertsmith.tasks.whitening import Whitening, finished
 
-Text = str | tuple[str, str]  # a text, or a pair of texts
 
+def load(
+    path: str | Path,
+    engine: str = InferenceConfig.engine,
+    precision: str = InferenceConfig.precision,
+    *,
+    int8_bound: float = InferenceConfig.int8_bound,
+    sample: Iterable[Text] | Path = (),
+    columns: ColumnsConfig | None = None,
+) -> Model:
+    """Returns a model, ready for use.
 
-def load(path: str | Path) -> Model:
-    """Returns a model, ready for use; it may be called all that `interop.sources` tells of.
+    Args:
+        path: its folder, or whatever else `interop.sources` tells of.
+        engine: who computes the encoder: torch, onnxruntime, ctranslate2, or auto for the fastest
+            of those that are installed and agree.
+        precision: float32, or int8, which is refused where it is not near enough.
+        int8_bound: what is near enough; see `InferenceConfig`.
+        sample: some of your texts, or the file of them, on which auto and int8 are measured.
+        columns: of that file.
 
     Raises:
-        MissingInputError: there is no such folder, and the hub gives no model of that name.
+        MissingInputError: there is no such folder, the hub gives no model of that name, or the
+            engine is not installed.
         CheckpointError: it is damaged, or holds another kind of model.
+        ConfigError: the engine cannot compute the model, or not well enough in int8.
     """
+    values = {"engine": engine, "precision": precision, "int8_bound": int8_bound}
+    config = InferenceConfig.from_mapping(values, where="load")
     folder = model_folder(path, say=ProgressLine().say)
     loaded = load_model(folder)
-    return Model(replace(loaded, facts=pooling_facts(folder) | loaded.facts), str(path))
+    loaded = replace(loaded, facts=pooling_facts(folder) | loaded.facts)
+    return Model(loaded, str(path), choose_for(loaded, config, sample, columns, str(path)))
 
 
 class Model:
     """A loaded model; which of its methods it has a head for depends on what it was trained for."""
 
-    def __init__(self, loaded: Loaded, where: str) -> None:
+    def __init__(self, loaded: Loaded, where: str, chosen: Chosen | None = None) -> None:
         self.loaded = loaded
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.facts = loaded.facts
-        self._model = with_engine(loaded.model)
+        chosen = chosen or choose(loaded.model, InferenceConfig(), ())
+        self._model, self.engine_said = chosen.model, chosen.said
         self.where = where
         self.max_length = int(loaded.facts.get("max_length", loaded.config.max_position_embeddings))
 

@@ -100,6 +100,7 @@ def predict_file(
         "cut_texts": num_cut,
         "columns": source.said,
         "out": str(out),
+        **model.engine_said,
         **({"words_without_pieces": num_bare} if isinstance(task, Tag) else {}),
     }
 

@@ -20,6 +20,18 @@ from typing import Any, NoReturn
 
 from bertsmith.errors import CheckpointError, FolderInUseError, MissingInputError, StorageError
 
+CACHE_VARIABLE = "BERTSMITH_CACHE"  # of the environment: names another folder of the cache
+
+
+def cache_folder() -> Path:
+    """Returns the folder of what was made of other formats, and is made again where it is gone.
+
+    It is what `BERTSMITH_CACHE` names, or `bertsmith` in the user's folder of caches.
+    """
+    if place := os.environ.get(CACHE_VARIABLE):
+        return Path(place)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertsmith"
+
 
 @contextmanager
 def replacing(folder: Path, *, known: Set[str]) -> Iterator[Path]:

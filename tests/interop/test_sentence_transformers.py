@@ -18,7 +18,6 @@ from bertsmith.errors import CheckpointError, ConfigError
 from bertsmith.folder import Loaded, load_model, save_model
 from bertsmith.interop.conversion import convert
 from bertsmith.interop.sentence_transformers import (
-    Pooling,
     pooling_facts,
     vector_defaults,
     write_sentence_folder,
@@ -26,6 +25,7 @@ from bertsmith.interop.sentence_transformers import (
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.modern_heads import ModernBertForPreTraining
+from bertsmith.tasks.vectors import Pooling
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
 TEXTS = ["The cats sat on a mat", "a dog", "über the mat", "", "the cat ran far " * 20]

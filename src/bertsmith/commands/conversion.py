@@ -15,17 +15,22 @@ def convert(
     source: Model,
     *,
     to: Annotated[
-        Literal["hf", "sentence-transformers", "tf1"],
-        Help("a folder that transformers opens (hf), one for sentence vectors, or Google's (tf1)"),
+        Literal["hf", "onnx", "sentence-transformers", "tf1"],
+        Help("for transformers (hf), other runtimes, sentence vectors, or Google's code (tf1)"),
     ],
     out: Out,
+    pooling: Annotated[
+        Literal["mean", "cls"] | None,
+        Help("how pieces become one vector, for sentence vectors and for the graph of an encoder"),
+    ] = None,
 ) -> Result:
     """Writes a model in another format and measures how far its answers have moved."""
     from bertsmith.interop.conversion import convert as convert_model
     from bertsmith.interop.google import is_google_checkpoint
 
     path = Path(source)  # a checkpoint is read itself, so that the two differ by nothing else
-    return convert_model(path if is_google_checkpoint(path) else found(source), to, out)
+    model = path if is_google_checkpoint(path) else found(source)
+    return convert_model(model, to, out, pooling)
 
 
 COMMANDS = ((convert, ()),)

@@ -11,6 +11,7 @@ from bertsmith.config import (
     CorpusConfig,
     FinetuneConfig,
     Help,
+    InferenceConfig,
     OptimizerConfig,
     TaskConfig,
 )
@@ -136,7 +137,8 @@ def evaluate(
     """Measures a model: losses on raw text, or a fine-tuned one's scores on labelled rows."""
     from bertsmith.recipes.evaluate import evaluate
 
-    return evaluate(found(model), data, given.stage(CorpusConfig), given.stage(ColumnsConfig))
+    corpus, columns = given.stage(CorpusConfig), given.stage(ColumnsConfig)
+    return evaluate(found(model), data, corpus, columns, inference=given.stage(InferenceConfig))
 
 
 def predict(
@@ -152,14 +154,15 @@ def predict(
     from bertsmith.predict import load
     from bertsmith.predictions import predict_file
 
-    columns = given.stage(ColumnsConfig)
-    return predict_file(load(model), data, out, columns, like=like, excel_safe=excel_safe)
+    engine, columns = given.stage(InferenceConfig).to_mapping(), given.stage(ColumnsConfig)
+    loaded = load(model, **engine, sample=data, columns=columns)
+    return predict_file(loaded, data, out, columns, like=like, excel_safe=excel_safe)
 
 
 COMMANDS = (
     (doctor, (ColumnsConfig, TaskConfig)),
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
-    (evaluate, (CorpusConfig, ColumnsConfig)),
-    (predict, (ColumnsConfig,)),
+    (evaluate, (CorpusConfig, ColumnsConfig, InferenceConfig)),
+    (predict, (ColumnsConfig, InferenceConfig)),
 )

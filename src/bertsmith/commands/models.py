@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from bertsmith.commands.arguments import Model, Out, found
-from bertsmith.config import ColumnsConfig, Help
+from bertsmith.config import ColumnsConfig, Help, InferenceConfig
 from bertsmith.flags import Given, Result
 
 
@@ -20,7 +20,9 @@ def fill(
     """Shows the likeliest pieces behind each [MASK]."""
     from bertsmith.predict import load
 
-    return {"predictions": load(model).fill_mask(text, top=top)}
+    engine = given.stage(InferenceConfig).to_mapping()
+    loaded = load(model, **engine, sample=[text])
+    return {"predictions": loaded.fill_mask(text, top=top), **loaded.engine_said}
 
 
 def embed(
@@ -54,11 +56,12 @@ def embed(
     from bertsmith.embeddings import embed_file
     from bertsmith.predict import load
 
+    engine, columns = given.stage(InferenceConfig).to_mapping(), given.stage(ColumnsConfig)
     return embed_file(
-        load(model),
+        load(model, **engine, sample=text, columns=columns),
         text,
         out,
-        given.stage(ColumnsConfig),
+        columns,
         pooling=pooling,
         layers=layers,
         normalize=normalize,
@@ -116,8 +119,8 @@ def env(given: Given) -> Result:
 
 
 COMMANDS = (
-    (fill, ()),
-    (embed, (ColumnsConfig,)),
+    (fill, (InferenceConfig,)),
+    (embed, (ColumnsConfig, InferenceConfig)),
     (features, (ColumnsConfig,)),
     (extend, ()),
     (inspect, ()),

@@ -21,6 +21,7 @@ from bertsmith.config.encoder import (
 )
 from bertsmith.config.engine import EngineConfig
 from bertsmith.config.filters import FilterConfig
+from bertsmith.config.inference import InferenceConfig
 from bertsmith.config.labelled import (
     ColumnsConfig,
     FeatureTaggerConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "FilterConfig",
     "FinetuneConfig",
     "Help",
+    "InferenceConfig",
     "ModernBertConfig",
     "OptimizerConfig",
     "PrepareConfig",

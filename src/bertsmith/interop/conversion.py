@@ -17,10 +17,14 @@ from bertsmith.interop.google import (
 )
 from bertsmith.interop.sentence_transformers import pooling_facts, write_sentence_folder
 from bertsmith.model.published import encoder_in
+from bertsmith.tasks.vectors import Pooling
 
 
-def convert(source: Path, to: str, out: Path) -> dict[str, Any]:
+def convert(source: Path, to: str, out: Path, pooling: Pooling | None = None) -> dict[str, Any]:
     """Writes the model of `source` as the format `to` has it, and measures what that has changed.
+
+    `pooling` says what a text's vector is made of, in the formats that hold that; by default as the
+    source's folder has it.
 
     Returns `max_abs_difference` (of every state and logit on the built-in `sentences`, once what
     was written is read again; 0.0 where nothing is lost), `sentences`, `format` and `out`.
@@ -32,7 +36,15 @@ def convert(source: Path, to: str, out: Path) -> dict[str, Any]:
     """
     if to not in WRITERS:
         raise ConfigError(f"there is no format {to!r}{nearest(to, WRITERS)}")
-    difference = WRITERS[to](read_any(source), out)
+    loaded = read_any(source)
+    if pooling is not None:
+        if to not in _WITH_VECTORS:
+            raise ConfigError(
+                f"pooling is {pooling!r}, but the format {to} does not say how texts become "
+                f"vectors; leave it out, or expected one of {', '.join(_WITH_VECTORS)}"
+            )
+        loaded = replace(loaded, facts=loaded.facts | {"pooling": pooling})
+    difference = WRITERS[to](loaded, out)
     return {
         "max_abs_difference": difference,
         "sentences": len(SENTENCES),
@@ -69,9 +81,18 @@ def _write_sentence(loaded: Loaded, out: Path) -> float:
     return max_abs_difference(replace(loaded, model=encoder), load_model(out))
 
 
+def _write_graph(loaded: Loaded, out: Path) -> float:
+    from bertsmith.interop.onnx import write_onnx  # torch's exporter takes a second to load
+
+    pooling = loaded.facts.get("pooling")
+    return float(write_onnx(loaded, out, pooling)["max_abs_difference"])
+
+
 # Each writes a model whole or not at all, reads it again, and returns the largest difference.
 WRITERS: dict[str, Callable[[Loaded, Path], float]] = {
     "hf": _write_folder,
     "tf1": _write_google,
     "sentence-transformers": _write_sentence,
+    "onnx": _write_graph,
 }
+_WITH_VECTORS = ("sentence-transformers", "onnx")

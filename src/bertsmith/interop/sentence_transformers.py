@@ -15,15 +15,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bertsmith.errors import CheckpointError, ConfigError
 from bertsmith.folder import Loaded, save_model
 from bertsmith.model.published import encoder_in
 from bertsmith.storage import read_json, strict_json
+from bertsmith.tasks.vectors import Pooling
 from bertsmith.text.tokenizer_files import read_tokenizer
-
-Pooling = Literal["mean", "cls"]
 
 _MODULES = "modules.json"
 _POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}

@@ -6,7 +6,6 @@ models of the hub are fetched into the cache that `huggingface_hub` shares with 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 from bertsmith.errors import ConfigError, MissingInputError
 from bertsmith.interop.google import as_model_folder, is_google_checkpoint
 from bertsmith.interop.hub import fetch_model
+from bertsmith.storage import cache_folder
 
-CACHE_VARIABLE = "BERTSMITH_CACHE"  # names another folder than the usual one
 # 'name' or 'owner/name', as the hub allows: what else there is (dots, dashes) is checked below.
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LONGEST_NAME = 96
@@ -49,16 +48,6 @@ def model_folder(source: str | Path, *, say: Say) -> Path:
             raise ConfigError(f"{name}: is a file; {_EXPECTED}")
     _refuse_no_name(name)
     return fetch_model(name, say)
-
-
-def cache_folder() -> Path:
-    """Returns the folder of model folders made of other formats.
-
-    It is what `BERTSMITH_CACHE` names, or `bertsmith` in the user's folder of caches.
-    """
-    if place := os.environ.get(CACHE_VARIABLE):
-        return Path(place)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertsmith"
 
 
 _EXPECTED = (

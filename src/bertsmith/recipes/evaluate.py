@@ -15,10 +15,17 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bertsmith.config import ColumnsConfig, CorpusConfig, ExamplesConfig, PrepareConfig
+from bertsmith.config import (
+    ColumnsConfig,
+    CorpusConfig,
+    ExamplesConfig,
+    InferenceConfig,
+    PrepareConfig,
+)
 from bertsmith.data.batches import PackedBatch, read_epoch
 from bertsmith.data.examples import PretrainingExamples
 from bertsmith.data.shards import open_corpus
+from bertsmith.engines.sample import choose_for
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.kinds import PretrainingModel
@@ -38,6 +45,7 @@ def evaluate(
     corpus: CorpusConfig | None = None,
     columns: ColumnsConfig | None = None,
     examples: ExamplesConfig | None = None,
+    inference: InferenceConfig | None = None,
 ) -> dict[str, Any]:
     """Returns the losses of a pre-trained model on raw text, or a fine-tuned one's scores on rows.
 
@@ -47,11 +55,11 @@ def evaluate(
     """
     loaded = load_model(model)
     if isinstance(loaded.model, PretrainingModel):
-        return evaluate_text(model, data, corpus, examples)
+        return evaluate_text(model, data, corpus, examples, inference)
     if isinstance(loaded.model, TaskModel):
         if len(data) != 1:
             raise ConfigError(f"data: {len(data)} files are given; expected one labelled file")
-        return evaluate_task(model, Path(data[0]), columns)
+        return evaluate_task(model, Path(data[0]), columns, inference)
     raise DataError(
         f"{model}: holds an encoder without a head{loaded.left_out}; expected a pre-trained model "
         f"with its heads, or a fine-tuned one"
@@ -63,6 +71,7 @@ def evaluate_text(
     sources: Sequence[str],
     corpus: CorpusConfig | None = None,
     examples: ExamplesConfig | None = None,
+    inference: InferenceConfig | None = None,
 ) -> dict[str, Any]:
     """Returns how well a pre-trained model predicts the masked pieces of raw text.
 
@@ -81,6 +90,12 @@ def evaluate_text(
     """
     started = time.monotonic()
     loaded = load_model(model)
+    if inference and inference.needs_sample:
+        raise ConfigError(
+            f"{model}: engine {inference.engine} with precision {inference.precision} is measured "
+            f"on texts or labelled rows, not on a corpus; expected an engine by name, in float32"
+        )
+    chosen = choose_for(loaded, inference or InferenceConfig())
     config = examples or _usual_examples(loaded)
     everything = PrepareConfig(held_out=0.0)
     with TemporaryDirectory(prefix="bertsmith-") as place:
@@ -96,7 +111,7 @@ def evaluate_text(
             as_measured(batch, config, vocabulary)
             for batch in read_epoch(read, tokens_per_batch=budget)
         )
-        figures = measure(loaded.model, _counted(batches, count))
+        figures = measure(chosen.model, _counted(batches, count))
     if not count["examples"]:
         raise DataError(
             f"{', '.join(sources)}: holds no text of two pieces or more; expected text to cut into "
@@ -109,6 +124,7 @@ def evaluate_text(
         **{name: value for name, value in figures.items() if name != loss},
         **count,
         "seconds": round(time.monotonic() - started, 3),
+        **chosen.said,
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from bertsmith.config import ColumnsConfig
+from bertsmith.config import ColumnsConfig, InferenceConfig
 from bertsmith.data.glue import find_glue, glue_files
+from bertsmith.engines.sample import choose_for
 from bertsmith.errors import DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.task_heads import TaskModel
@@ -16,7 +18,12 @@ from bertsmith.tasks.tag_scores import TagScorer
 from bertsmith.tasks.task import Task, task_of
 
 
-def evaluate_task(model: Path, data: Path, columns: ColumnsConfig | None = None) -> dict[str, Any]:
+def evaluate_task(
+    model: Path,
+    data: Path,
+    columns: ColumnsConfig | None = None,
+    inference: InferenceConfig | None = None,
+) -> dict[str, Any]:
     """Returns the task's metrics by their usual names, with `rows`, `seconds` and `columns`.
 
     Of a tagger, `types` are those of each type of entity.
@@ -33,16 +40,19 @@ def evaluate_task(model: Path, data: Path, columns: ColumnsConfig | None = None)
     columns = columns or ColumnsConfig()
     loaded = load_model(model)
     task = task_of(loaded.facts, str(model))
-    if not columns.glue:
-        return _evaluate_file(loaded, task, data, columns)
-    glue = find_glue(columns.glue, task.name)
+    glue = find_glue(columns.glue, task.name) if columns.glue else None
+    paths = glue_files(data, glue, "dev") if glue else [data]
+    chosen = choose_for(loaded, inference or InferenceConfig(), paths[0], columns, str(model))
+    loaded = replace(loaded, model=chosen.model)
+    if not glue:
+        return _evaluate_file(loaded, task, data, columns) | chosen.said
     found: dict[str, Any] = {}
-    for number, path in enumerate(glue_files(data, glue, "dev")):
+    for number, path in enumerate(paths):
         result = _evaluate_file(loaded, task, path, columns)
         result = {name: result[name] for name in glue.metrics} | result
         ending = "_mm" if number else ""
         found |= {name + ending: value for name, value in result.items()}
-    return found
+    return found | chosen.said
 
 
 def _evaluate_file(
