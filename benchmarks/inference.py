@@ -1,7 +1,7 @@
 """Sentences in, vectors out: speed, latency, start-up and memory beside those of other systems.
 
     python benchmarks/inference.py                          # all systems, all measures
-    python benchmarks/inference.py --systems bertsmith,sentence-transformers --threads 1
+    python benchmarks/inference.py --systems "bertsmith;sentence-transformers" --threads 1
     python benchmarks/inference.py --measures latency
 
 MiniLM (6 layers, width 384) makes a normalised mean vector of each sentence of Wikipedia. Systems
@@ -10,8 +10,9 @@ Tokens are those of the texts, [CLS] and [SEP] among them; padding counts for no
 timed, each system's vectors are held against ours. Start-up and memory are those of processes of
 their own: from their start to the first vector, and the most that they ever hold.
 
-To add a system, write a function from a model folder to a function from texts to vectors, which
-imports what it needs, and name it in `SYSTEMS`.
+The others need `pip install onnx onnxruntime onnxscript ctranslate2 openvino`. To add a system,
+write a function from a model folder to a function from texts to vectors, which imports what it
+needs, and name it in `SYSTEMS`.
 """
 
 from __future__ import annotations
@@ -25,73 +26,38 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import inference_peers as peers  # type: ignore[import-not-found]
+from inference_peers import Embed
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 LENGTHS = (16, 64, 256)  # of the one text whose latency is measured
 FIRST_TEXT = "The first text of a new process waits for everything that is loaded."
 
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # texts to vectors of length one, [N, H]
 
-
-def bertsmith(folder: Path, threads: int) -> Embed:
-    """Returns ours, on the torch engine."""
+def bertsmith(folder: Path, threads: int, engine: str = "torch") -> Embed:
+    """Returns ours, on one of its engines."""
     import torch
 
     from bertsmith import load
 
     torch.set_num_threads(threads)
-    model = load(folder)
+    model = load(folder, engine)
     return lambda texts: model.embed(texts, normalize=True)
-
-
-def transformers_sdpa(folder: Path, threads: int) -> Embed:
-    """Returns `transformers` as one would write it by hand: sorted by length, eight at a time."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    torch.set_num_threads(threads)
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    model = AutoModel.from_pretrained(str(folder), attn_implementation="sdpa").eval()
-
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        ids = tokenizer(list(texts), truncation=True, max_length=512)["input_ids"]
-        order = sorted(range(len(texts)), key=lambda place: -len(ids[place]))
-        found = np.empty((len(texts), model.config.hidden_size), np.float32)
-        for start in range(0, len(order), 8):
-            places = order[start : start + 8]
-            batch = tokenizer.pad(
-                {"input_ids": [ids[place] for place in places]}, return_tensors="pt"
-            )
-            with torch.inference_mode():
-                states = model(**batch).last_hidden_state  # [B, T, H]
-                used = batch["attention_mask"][:, :, None]
-                mean = (states * used).sum(1) / used.sum(1)
-                found[places] = torch.nn.functional.normalize(mean).numpy()
-        return found
-
-    return embed
-
-
-def sentence_transformers(folder: Path, threads: int) -> Embed:
-    """Returns `sentence-transformers` as it comes, but for texts of up to 512 pieces."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    torch.set_num_threads(threads)
-    model = SentenceTransformer(str(folder), device="cpu")
-    model.max_seq_length = 512
-    return lambda texts: model.encode(list(texts), normalize_embeddings=True)
 
 
 SYSTEMS: dict[str, Callable[[Path, int], Embed]] = {
     "bertsmith": bertsmith,
-    "transformers": transformers_sdpa,
-    "sentence-transformers": sentence_transformers,
+    "bertsmith, onnxruntime": partial(bertsmith, engine="onnxruntime"),
+    "bertsmith, ctranslate2": partial(bertsmith, engine="ctranslate2"),
+    "transformers": peers.transformers_sdpa,
+    "sentence-transformers": peers.sentence_transformers,
+    "onnxruntime": peers.onnxruntime,
+    "openvino": peers.openvino,
+    "ctranslate2": peers.ctranslate2,
 }
 MEASURES = ("throughput", "latency", "startup", "memory")
 
@@ -100,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, help="model folder; by default MiniLM's")
     parser.add_argument("--data", type=Path, default=SHARED / "pretrain-en" / "wikipedia")
-    parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--systems", default=";".join(SYSTEMS))
     parser.add_argument("--measures", default=",".join(MEASURES))
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=7)
@@ -108,7 +74,7 @@ def main() -> None:
     parser.add_argument("--child", choices=("startup", "memory"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.model = arguments.model or minilm()
-    names = arguments.systems.split(",")
+    names = arguments.systems.split(";")
     if arguments.child:
         print(json.dumps(child(arguments, names[0])))
         return

@@ -76,6 +76,23 @@ def test_vectors_are_those_of_torch(encoder: Path, engine: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "ctranslate2"])
+def test_an_engine_that_answers_otherwise_is_refused_when_it_is_loaded(
+    encoder: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = choosing._MAKERS[engine]
+
+    def wrong(*arguments: object) -> object:
+        made = computed(*arguments)  # type: ignore[arg-type]
+        right = type(made).__call__
+        monkeypatch.setattr(type(made), "__call__", lambda *given: right(*given) + 0.01)
+        return made
+
+    monkeypatch.setitem(choosing._MAKERS, engine, wrong)
+    with pytest.raises(ConfigError, match=f"engine {engine} does not compute this model as torch"):
+        load(encoder, engine)
+
+
 def test_auto_says_what_it_measured_of_each(encoder: Path) -> None:
     said = load(encoder, "auto", sample=texts()).engine_said
     engines = said["engines"]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,6 +38,7 @@ from bertsmith.tasks.pieces import TOKENS_PER_BATCH
 
 FARTHEST = 1e-4  # states of float32 may be this far from torch's, as a share of the largest or of 1
 _SECONDS = 1.0  # for which each engine is measured, or one pass if that takes longer
+_CHECKED_LENGTHS = (23, 7)  # pieces of the sequences that an engine is held to torch on
 _TIMED_TOKENS = 4096  # of the sample, spread over its lengths: a pass takes a moment
 
 _MAKERS: dict[str, Callable[[Encoder, str], Engine]] = {
@@ -97,7 +99,8 @@ def choose(model: AnyModel, config: InferenceConfig, sample: Sequence[Framed]) -
 
     Raises:
         ConfigError: an engine that is asked for cannot compute the model, its int8 is not as near
-            as the bound demands, or a sample is needed and empty.
+            as the bound demands, a sample is needed and empty, or an engine's answers differ from
+            torch's.
         MissingInputError: the engine is not installed.
     """
     device = encoder_in(model).embeddings.pieces.weight.device
@@ -125,7 +128,23 @@ def choose(model: AnyModel, config: InferenceConfig, sample: Sequence[Framed]) -
                 f"precision float32, or a bound that your work allows"
             )
         said |= likeness.told("int8")
+    elif reason := _Sample(model, _any_rows(encoder_in(model))).likeness(chosen).refusal(config):
+        raise ConfigError(
+            f"engine {config.engine} does not compute this model as torch does: {reason}; use "
+            f"engine torch, and report it"
+        )
     return Chosen(chosen, said)
+
+
+def _any_rows(encoder: Encoder) -> list[Framed]:
+    """Returns sequences of pieces from all over the vocabulary, on which any engine is checked."""
+    rng = np.random.default_rng(0)
+    longest = encoder.config.max_position_embeddings
+    pieces = [
+        rng.integers(encoder.config.vocab_size, size=min(length, longest), dtype=np.int32)
+        for length in _CHECKED_LENGTHS
+    ]
+    return [Framed(ids, np.zeros_like(ids), False) for ids in pieces]
 
 
 def _fastest(model: AnyModel, config: InferenceConfig, sample: _Sample) -> Chosen:
