@@ -46,9 +46,10 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
     for name, read in _READERS.items():
         if (folder / name).is_file():
             return read(folder / name), folder / name
+    graph = "; a graph of ONNX is not read" if any(folder.glob("*.onnx")) else ""
     raise MissingInputError(
         f"{folder / WEIGHTS_FILE}: there is no such file; expected weights in it, or in "
-        f"{INDEX_FILE} or {PICKLE_FILE}"
+        f"{INDEX_FILE} or {PICKLE_FILE}{graph}"
     )
 
 

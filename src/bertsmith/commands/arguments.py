@@ -10,7 +10,7 @@ from bertsmith.config import Help
 Out = Annotated[Path, Help("folder to write")]
 RunOut = Annotated[Path, Help("run folder to write")]
 Model = Annotated[
-    str, Help("model folder, Google checkpoint, or a name at the hub as in bert-base-uncased")
+    str, Help("model folder, Google checkpoint, .zip of one, or a hub's name, as bert-base-uncased")
 ]
 TaskName = Annotated[
     Literal["answer", "choose", "classify", "regress", "tag"], Help("what the model is to do")

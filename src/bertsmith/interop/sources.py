@@ -1,7 +1,7 @@
-"""What a user may call a model: a model folder, a Google checkpoint, or a name at the hub.
+"""What a user may call a model: its folder, a Google checkpoint, an archive of either, or a name.
 
-Whatever it is, a model folder comes back. Google's checkpoints become one in a cache of ours;
-models of the hub are fetched into the cache that `huggingface_hub` shares with other programs.
+Whatever it is, a model folder comes back. Google's checkpoints and archives become one in our
+cache; models of the hub are fetched into the one that `huggingface_hub` shares with other programs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bertsmith.errors import ConfigError, MissingInputError
+from bertsmith.interop.archives import is_archive, unpacked
 from bertsmith.interop.google import as_model_folder, is_google_checkpoint
 from bertsmith.interop.hub import fetch_model
 from bertsmith.storage import cache_folder
@@ -32,7 +33,8 @@ def model_folder(source: str | Path, *, say: Say) -> Path:
         MissingInputError: nothing here is called so, and the hub has none, gives none or cannot be
             reached.
         ConfigError: it is neither a path here nor a name that the hub could have.
-        CheckpointError: what was fetched, or the Google checkpoint, is damaged.
+        CheckpointError: what was fetched, the Google checkpoint or the archive is damaged, or not
+            to be trusted.
         StorageError: a cache cannot be written.
     """
     name = str(source)
@@ -44,6 +46,8 @@ def model_folder(source: str | Path, *, say: Say) -> Path:
             return as_model_folder(path, cache_folder(), say)
         if path.is_dir():
             return path
+        if is_archive(path):
+            return model_folder(unpacked(path, cache_folder(), say), say=say)
         if path.exists():
             raise ConfigError(f"{name}: is a file; {_EXPECTED}")
     _refuse_no_name(name)
@@ -51,8 +55,8 @@ def model_folder(source: str | Path, *, say: Say) -> Path:
 
 
 _EXPECTED = (
-    "expected a model folder, a Google checkpoint, or a name at the hub as in "
-    "'bert-base-uncased' or 'owner/name'"
+    "expected a model folder, a Google checkpoint, an archive of either (.zip, .tar.gz), or a "
+    "name at the hub as in 'bert-base-uncased' or 'owner/name'"
 )
 
 
