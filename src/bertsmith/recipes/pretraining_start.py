@@ -33,7 +33,8 @@ def start_folder(settings: PretrainSettings, say: Say) -> Path | None:
 def settings_of_start(source: str, say: Say) -> dict[str, Any]:
     """Returns the settings that a model gives a run which begins with it.
 
-    They are `size` and `architecture`, which it has, and `initialization`, whatever the recipe's.
+    They are `size` and `architecture`, which it has, and `initialization` and `piece_bias`,
+    whatever the recipe's: nothing is drawn.
 
     Raises:
         MissingInputError, ConfigError, CheckpointError: see `interop.sources.model_folder`.
@@ -44,6 +45,7 @@ def settings_of_start(source: str, say: Say) -> dict[str, Any]:
         "size": "L{}-H{}-A{}".format(*sizes),
         "architecture": "bert" if isinstance(config, BertConfig) else "modern",
         "initialization": PretrainConfig.initialization,
+        "piece_bias": PretrainConfig.piece_bias,
     }
 
 
@@ -83,11 +85,12 @@ def _refuse_another_shape(config: EncoderConfig, settings: PretrainSettings) -> 
             f"size is {run.size!r} and architecture {run.architecture!r}, but {run.from_} is of "
             f"architecture {kind!r} with {found}; leave size and architecture out"
         )
-    if run.initialization != "published":
-        raise ConfigError(
-            f"initialization is {run.initialization!r}, but the run begins with the weights of "
-            f"{run.from_}; leave initialization out"
-        )
+    for name in ("initialization", "piece_bias"):
+        if getattr(run, name) != getattr(PretrainConfig, name):
+            raise ConfigError(
+                f"{name} is {getattr(run, name)!r}, but the run begins with the weights of "
+                f"{run.from_}; leave {name} out"
+            )
     if config.is_decoder != (settings.examples.objective == "lm"):
         reads = "left to right" if config.is_decoder else "in both directions"
         raise ConfigError(
