@@ -215,6 +215,7 @@ class TokenTagger(FineTuned):
     tag_scheme: Literal["iob1", "iob2", "bioes", "bmes", "bilou", "plain"] | None = (
         TaskConfig.tag_scheme
     )
+    crf: bool = TaskConfig.crf
 
     def fit(self, X: Any, y: Any, X_dev: Any = None, y_dev: Any = None) -> Self:
         """Fine-tunes the encoder on sentences and their tags; returns the estimator itself.

@@ -359,7 +359,7 @@ def test_a_frozen_encoder_stays_and_new_top_blocks_are_new(
 
 def test_rates_fall_from_block_to_block() -> None:
     model = BertForClassification(bert_of_size("L2-H32-A2", vocab_size=20), 2)
-    scales = rate_scales(model, FinetuneConfig(layer_decay=0.5))
+    scales = rate_scales(model, FinetuneConfig(layer_decay=0.5), 1e-3)
     assert scales["classifier.weight"] == scales["encoder.pooler.weight"] == 1
     assert scales["encoder.blocks.1.output.weight"] == 0.5
     assert scales["encoder.blocks.0.output.weight"] == 0.25

@@ -209,7 +209,7 @@ def test_the_rate_of_a_layer_falls_with_its_depth(run: Path) -> None:
     from bertsmith.model.task_heads import BertForClassification
 
     config = load_model(run / "model").config
-    scales = rate_scales(BertForClassification(config, 2), FinetuneConfig(layer_decay=0.5))
+    scales = rate_scales(BertForClassification(config, 2), FinetuneConfig(layer_decay=0.5), 1e-3)
     assert scales["classifier.weight"] == scales["encoder.pooler.dense.weight"] == 1
     assert scales["encoder.norm.weight"] == 1
     assert scales["encoder.blocks.2.output.weight"] == 0.5

@@ -38,6 +38,9 @@ class TaskConfig(Settings):
     document_context: Annotated[
         bool, Help("read the sentence to be tagged amid as much of its document as fits")
     ] = False
+    crf: Annotated[
+        bool, Help("tag: learn which tags follow each other, and choose the best row of tags")
+    ] = False
     # Source of the next four: google-research/bert, `run_squad.py`.
     doc_stride: Annotated[
         int, Ge(1), Help("answer: pieces from one window of a long context to the next")

@@ -33,6 +33,9 @@ HEADS: Pairs = (
     ("classifier.bias", ("classifier.bias",)),
     ("intents.weight", ("intent_classifier.weight",)),  # transformers has no such head
     ("intents.bias", ("intent_classifier.bias",)),
+    ("crf.transitions", ("crf.transitions",)),  # nor these, whose names are those of pytorch-crf
+    ("crf.first", ("crf.start_transitions",)),
+    ("crf.last", ("crf.end_transitions",)),
     ("spans.weight", ("classifier.weight",)),  # of `ModernBertForQuestionAnswering`
     ("spans.bias", ("classifier.bias",)),
 )

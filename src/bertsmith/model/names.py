@@ -71,6 +71,9 @@ HEADS: Pairs = (
     ("classifier.bias", ("classifier.bias",)),
     ("intents.weight", ("intent_classifier.weight",)),  # transformers has no such head
     ("intents.bias", ("intent_classifier.bias",)),
+    ("crf.transitions", ("crf.transitions",)),  # nor these, whose names are those of pytorch-crf
+    ("crf.first", ("crf.start_transitions",)),
+    ("crf.last", ("crf.end_transitions",)),
     ("spans.weight", ("qa_outputs.weight",)),
     ("spans.bias", ("qa_outputs.bias",)),
 )

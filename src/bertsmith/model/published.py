@@ -115,6 +115,8 @@ def _labels_published(model: AnyModel, facts: Mapping[str, Any]) -> dict[str, An
         intents = [str(intent) for intent in facts["intents"]]
         assert len(intents) == model.num_intents, "there is one name for each intent"
         published["id2intent"] = {str(number): intent for number, intent in enumerate(intents)}
+    if isinstance(model, BertForTagging) and model.crf is not None:
+        published["crf"] = True
     if isinstance(model, BertForClassification):
         several = "multi" if model.several else "single"
         published["problem_type"] = f"{several}_label_classification"
@@ -224,8 +226,11 @@ def _task_model_of(
     labels = _labels_of(published, where)
     if name == "BertForTokenClassification":
         intents = _labels_of(published, where, "id2intent") if "id2intent" in published else []
-        tagger = BertForTagging(config, len(labels), num_intents=len(intents))
-        return tagger, {"task": "tag", "labels": labels} | ({"intents": intents} if intents else {})
+        crf = published.get("crf") is True
+        tagger = BertForTagging(config, len(labels), num_intents=len(intents), crf=crf)
+        facts: dict[str, Any] = {"task": "tag", "labels": labels}
+        facts |= {"intents": intents} if intents else {}
+        return tagger, facts | ({"options": {"crf": True}} if crf else {})
     kind = published.get("problem_type") or ("regression" if len(labels) == 1 else None)
     if kind == "regression" and len(labels) == 1:
         return BertForRegression(config), {"task": "regress"}

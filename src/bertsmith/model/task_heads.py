@@ -8,7 +8,7 @@ Any kind of encoder can stand below. What lies between its states and a task's l
 prediction head) is the encoder's own, and so is its rate of dropout there.
 
 Shapes:  T tokens   S sequences   M labelled tokens   R rows of choices   H hidden size   C classes
-         I intents
+         I intents   N sentences, each of one sequence or several
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from bertsmith.config import EncoderConfig
 from bertsmith.errors import ConfigError
+from bertsmith.model.crf import Crf
 from bertsmith.model.dropout import Noise, drop
 from bertsmith.model.heads import class_loss
 from bertsmith.model.kinds import Encoder, encoder_of, encoder_of_tokens, new_task_layer
@@ -167,12 +168,15 @@ class BertForTagging(nn.Module):
 
     Source: Devlin et al. 2019, section 5.3 and figure 4 (d); it agrees with
     `transformers.BertForTokenClassification`. The intents stand on the pooled [CLS], and their loss
-    is added to that of the tags, as in Chen et al. 2019 (JointBERT), section 3.2.
+    is added to that of the tags, as in Chen et al. 2019 (JointBERT), section 3.2. With a `crf` the
+    loss is that of whole sentences' tags, and a word's own scores are what `logits` returns.
     """
 
     per_token: ClassVar[bool] = True
 
-    def __init__(self, config: EncoderConfig, num_labels: int, *, num_intents: int = 0) -> None:
+    def __init__(
+        self, config: EncoderConfig, num_labels: int, *, num_intents: int = 0, crf: bool = False
+    ) -> None:
         """Draws new weights from torch's default generator.
 
         Raises:
@@ -190,6 +194,7 @@ class BertForTagging(nn.Module):
         self.encoder = encoder_of_tokens(config, with_texts=num_intents > 0)
         self.classifier = new_task_layer(config, num_labels)
         self.intents = new_task_layer(config, num_intents) if num_intents else None
+        self.crf = Crf(num_labels) if crf else None
 
     def forward(
         self,
@@ -200,6 +205,7 @@ class BertForTagging(nn.Module):
         label_positions: Tensor,
         labels: Tensor,
         intent_labels: Tensor | None = None,
+        sentence_lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Returns the sums of `loss` and `accuracy` over the labelled tokens.
 
@@ -210,16 +216,23 @@ class BertForTagging(nn.Module):
             label_positions: the tokens that have a tag, counted over the batch. int64 [M]
             labels: their tags. int64 [M]
             intent_labels: the intent of each sequence, where the model tells intents. int64 [S]
+            sentence_lengths: labelled tokens of each sentence, for a model with a CRF. int64 [N]
         """
         hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
         states = self.encoder.of_tokens(hidden.index_select(0, label_positions))  # [M, H]
-        loss, correct = class_loss(self.classifier(_dropped(self.encoder, states)), labels)
+        scores = self.classifier(_dropped(self.encoder, states))  # [M, C]
+        if self.crf is None:
+            loss, correct = class_loss(scores, labels)
+        else:
+            assert sentence_lengths is not None, "a CRF is trained on whole sentences"
+            loss = self.crf.loss(scores, labels, sentence_lengths)
+            correct = self.crf.num_right(scores, labels, sentence_lengths)
         sums = {"loss": loss, "accuracy": correct}
         if self.intents is not None:
             assert intent_labels is not None, "a model with intents is trained on them"
             pooled = self.encoder.of_texts_among(hidden, sequence_starts)  # [S, H]
-            scores = self.intents(_dropped(self.encoder, pooled))  # [S, I]
-            intent_loss, intent_correct = class_loss(scores, intent_labels)
+            of_texts = self.intents(_dropped(self.encoder, pooled))  # [S, I]
+            intent_loss, intent_correct = class_loss(of_texts, intent_labels)
             sums |= {"intent_loss": intent_loss, "intent_accuracy": intent_correct}
         return sums
 
@@ -235,7 +248,7 @@ class BertForTagging(nn.Module):
     def logits(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> Tensor:
-        """Returns a score for each tag of each token. [T, C]
+        """Returns a score for each tag of each token, by itself also where there is a CRF. [T, C]
 
         With intents, those of its sequence stand behind them, the same for all its tokens. [T, C+I]
         """

@@ -24,6 +24,7 @@ from torch import Tensor
 from bertsmith.config import FeatureTaggerConfig, FinetuneConfig, OptimizerConfig
 from bertsmith.data.framing import group_by_length
 from bertsmith.data.outputs import new_file
+from bertsmith.errors import ConfigError
 from bertsmith.model.bilstm import BiLstmTagger
 from bertsmith.model.kinds import Encoder
 from bertsmith.recipes.features import in_batches, states_of, write_array
@@ -102,9 +103,13 @@ def train_feature_tagger(
         say: told of every epoch.
 
     Raises:
-        ConfigError: the encoder does not have those layers.
+        ConfigError: the encoder does not have those layers, or the task asks for a CRF.
         NotFiniteError: the loss became NaN or infinite.
     """
+    if task.options.crf:
+        raise ConfigError(
+            "crf is for fine-tuning; a tagger on frozen states has none: leave it out"
+        )
     stopwatch = Stopwatch()
     layers = parse_layers(tagger.layers, train_rows.states.shape[1] - 1)
     torch.manual_seed(config.seed)

@@ -41,6 +41,13 @@ from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import optimizer_of, schedule_of
 from bertsmith.train.run_folder import open_run_folder
 
+# The peak rate of a CRF's scores, whatever the encoder's, which is lower the wider it is. A step of
+# AdamW moves a weight by about the rate: after a thousand at 5e-5 a transition that never occurs
+# would be near the 0 at which it began, and it should be at some -5.
+# Source: Su 2020, kexue.fm/archives/7196, "Your CRF layer's learning rate may not be large enough";
+# the published code of CLUENER2020 takes 1e-3 for thirty epochs. The number is ours.
+CRF_LEARNING_RATE = 1e-2
+
 # How rows are had for an encoder's tokenizer; what is found on the way is told.
 ReadRows = Callable[[Tokenizer, Callable[[str], None]], LabelledData]
 
@@ -138,14 +145,18 @@ def finetune_rows(
         unk_id = loaded.tokenizer.vocabulary.unk_id
         findings = check_before_training(data, settings, files, unk_id, progress.say)
         folder.settle(
-            {**files, **settings}, may_change={*files, "threads", "restarts"}, say=progress.say
+            {**files, **settings},
+            may_change={*files, "threads", "restarts"},
+            say=progress.say,
+            unnamed={"crf": False},
         )
         sitting = Sitting(folder, progress, data, loaded.tokenizer, config, settings, resume=resume)
         while True:
             seed = config.seed + sitting.standing.restarts
             random_weights = bool(settings.get("random_weights"))
             trained = new_model(data, loaded, config, seed, random_weights)
-            scales, matrices = rate_scales(trained, config), matrices_of_blocks(trained)
+            scales = rate_scales(trained, config, optimizer.learning_rate)
+            matrices = matrices_of_blocks(trained)
             run = Run(trained, optimizer_of(trained, optimizer, scales, matrices=matrices))
             sitting.begin(run)
             with sitting.requests:
@@ -223,18 +234,20 @@ def new_model(
     return model
 
 
-def rate_scales(model: TaskModel, config: FinetuneConfig) -> dict[str, float]:
+def rate_scales(model: TaskModel, config: FinetuneConfig, learning_rate: float) -> dict[str, float]:
     """Returns for each parameter what its learning rate is multiplied by.
 
     What stands on the encoder has the whole rate, the last block `layer_decay` of it, and every
-    block below that share of the rate of the block above; the embeddings are lowest.
+    block below that share of the rate of the block above; the embeddings are lowest. A CRF has
+    a rate of its own, `CRF_LEARNING_RATE`, or the run's `learning_rate` where that is higher.
     """
     depth = len(model.encoder.blocks)
+    of_crf = max(1.0, CRF_LEARNING_RATE / learning_rate)
     scales = {}
     for name, _ in model.named_parameters():
         found = re.match(r"encoder\.(?:blocks\.(\d+)\.|(embeddings))", name)
         below = 0 if not found else depth + 1 if found[2] else depth - int(found[1])
-        scales[name] = config.layer_decay**below
+        scales[name] = of_crf if name.startswith("crf.") else config.layer_decay**below
     return scales
 
 

@@ -205,7 +205,7 @@ class Sitting:
         dev, model = self._data.dev, self._model_for_use(run)
         ask = partial(results_of, model, dev.examples, dev.features)
         held = [] if model.per_token else list(ask())
-        task = self._data.task.tuned(held or ask())
+        task = self._data.task.with_weights_of(model).tuned(held or ask())
         scorer, variety = task.scorer(), _Variety()
         for (example, features, outputs), target in zip(held or ask(), dev.targets, strict=True):
             found = task.decode(example, features, outputs)

@@ -14,7 +14,7 @@ import numpy as np
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, TaskConfig
 from bertsmith.data.glue import find_glue, glue_files
-from bertsmith.errors import DataError
+from bertsmith.errors import ConfigError, DataError
 from bertsmith.tasks.forms import Features
 from bertsmith.tasks.glue import as_official
 from bertsmith.tasks.labelled import split_off
@@ -100,7 +100,10 @@ def read_labelled(
     Raises:
         DataError: a file or a label is not as the task needs it; file and line are named.
         MissingInputError: a file or a column is not there.
+        ConfigError: an option is for another task.
     """
+    if options.crf and kind.name != "tag":
+        raise ConfigError(f"crf is for the task tag; {kind.name} has no rows of tags: leave it out")
     glue = find_glue(columns.glue, kind.name) if columns.glue else None
     if glue and fold is None and dev is None:
         folder = train if train.is_dir() else train.parent

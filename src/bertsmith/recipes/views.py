@@ -134,7 +134,8 @@ def _wrong_words(example: Any, prediction: Prediction) -> list[int]:
 
 def _tagged_size(task: Any, example: Any, prediction: Prediction) -> float | None:
     shares = prediction.more["probabilities"]
-    return max((shares[word] for word in _wrong_words(example, prediction)), default=None)
+    # A word without a piece is O without being asked, and nothing is sure of it.
+    return max((shares[word] or 0.0 for word in _wrong_words(example, prediction)), default=None)
 
 
 def _tagged_sides(example: Any, prediction: Prediction) -> tuple[str, str]:

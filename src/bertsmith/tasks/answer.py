@@ -181,6 +181,10 @@ class Answer:
         threshold = scorer.found.best_f1_threshold()
         return self if threshold is None else replace(self, threshold=threshold)
 
+    def with_weights_of(self, model: TaskModel) -> Self:
+        """Returns the task itself: the model's outputs are all that it decodes."""
+        return self
+
     def decode(
         self, example: Question, features: AnswerFeatures, outputs: Sequence[Tensor]
     ) -> Prediction:

@@ -29,6 +29,7 @@ def answer(
     max_length: int,
 ) -> Iterator[tuple[Any, Prediction]]:
     """Yields each row with its prediction, in their order; their number takes no memory."""
+    task = task.with_weights_of(model)
     encoded = encoded_ahead(
         examples,
         tokenizer,

@@ -162,6 +162,10 @@ class Choose:
         """Returns the task itself: nothing is fitted on dev rows."""
         return self
 
+    def with_weights_of(self, model: TaskModel) -> Self:
+        """Returns the task itself: the model's outputs are all that it decodes."""
+        return self
+
     def decode(self, example: Choice, features: Features, outputs: Sequence[Tensor]) -> Prediction:
         """Returns what labels call the likeliest ending; its number and text are in `more`.
 

@@ -256,6 +256,10 @@ class Classify:
         thresholds = [best_f1_threshold(shares[:, place], has[:, place] > 0) for place in places]
         return replace(tuned, thresholds=tuple(thresholds))
 
+    def with_weights_of(self, model: TaskModel) -> Self:
+        """Returns the task itself: the model's outputs are all that it decodes."""
+        return self
+
     def decode(self, example: Example, features: Features, outputs: Sequence[Tensor]) -> Prediction:
         """Returns the likeliest label, or all above their thresholds, with probabilities.
 

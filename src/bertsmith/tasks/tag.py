@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
@@ -19,6 +20,7 @@ from bertsmith.data.tagged import TaggedSentence
 from bertsmith.data.tagged_forms import columns_of, open_tagged
 from bertsmith.data.tagged_outputs import SUFFIXES, TaggedAnswer, write_tagged
 from bertsmith.errors import CheckpointError, DataError
+from bertsmith.model.crf import Chain
 from bertsmith.model.task_heads import BertForTagging, TaskModel
 from bertsmith.tasks.forms import Prediction, Source, refuse_label_options
 from bertsmith.tasks.schemes import (
@@ -64,6 +66,7 @@ class Tag:
 
     Where tags name entities, the model learns them in the scheme `learnt`, and its answers are
     spelt in `scheme`, that of the user's file. Where both are None, tags are kept as they are.
+    With `chain`, the model's, the likeliest row of tags is told, else each word's own tag.
     """
 
     name: ClassVar[str] = "tag"
@@ -75,6 +78,7 @@ class Tag:
     intents: tuple[str, ...] = ()
     options: TaskConfig = field(default_factory=TaskConfig)
     num_irregular: int = 0  # training sentences whose tags were not as their scheme has them
+    chain: Chain | None = field(default=None, compare=False, repr=False)  # of the model's CRF
 
     @property
     def chosen_by(self) -> str:
@@ -241,6 +245,8 @@ class Tag:
         batch["labels"] = torch.tensor(  # [M]
             [number for target in targets for number in target.labels], dtype=torch.int64
         )
+        if self.options.crf:
+            batch["sentence_lengths"] = torch.tensor([row.num_decided for row in features])  # [N]
         if self.intents:
             sizes = torch.tensor([len(row.sequences) for row in features])  # [N]
             intents = torch.tensor([target.intent for target in targets])  # [N]
@@ -249,7 +255,9 @@ class Tag:
 
     def head(self, config: EncoderConfig) -> BertForTagging:
         """Returns a new model with one output for each tag, and one for each intent."""
-        return BertForTagging(config, len(self.labels), num_intents=len(self.intents))
+        return BertForTagging(
+            config, len(self.labels), num_intents=len(self.intents), crf=self.options.crf
+        )
 
     def for_use(self, model: TaskModel) -> TaskModel:
         """Returns `model` itself."""
@@ -261,10 +269,20 @@ class Tag:
         """Returns the task itself: nothing is fitted on dev rows."""
         return self
 
+    def with_weights_of(self, model: TaskModel) -> Self:
+        """Returns the task with the scores of the model's CRF, if it has one."""
+        assert isinstance(model, BertForTagging), "this task's head made the model"
+        if model.crf is None:
+            return self
+        return replace(self, chain=model.crf.chain())
+
     def decode(
         self, example: TaggedSentence, features: TagFeatures, outputs: Sequence[Tensor]
     ) -> Prediction:
         """Returns the likeliest tag of each word, in the user's scheme; O where it has no piece.
+
+        With a CRF the tags are those of the likeliest path over all words of the sentence that
+        have a piece, whatever the windows in which they were read.
 
         `more` holds the probability of each word's tag as the model gave it (None without a
         piece), how many words have no piece, and the intent with its probability. Of several
@@ -273,12 +291,14 @@ class Tag:
         num_words, num_labels = len(example.words), len(self.labels)
         tags = [OUTSIDE] * num_words
         shares: list[float | None] = [None] * num_words
-        for logits, places, words in zip(outputs, features.positions, features.words, strict=True):
-            best = logits[torch.from_numpy(places), :num_labels].double().softmax(1).max(1)  # [M]
-            for word, number, share in zip(
-                words.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
-            ):
-                tags[word], shares[word] = self.labels[number], share
+        parts = [
+            logits[torch.from_numpy(places), :num_labels]
+            for logits, places in zip(outputs, features.positions, strict=True)
+        ]
+        numbers, found = self._likeliest(torch.cat(parts).double().numpy())
+        words = np.concatenate(features.words).tolist()
+        for word, number, share in zip(words, numbers.tolist(), found.tolist(), strict=True):
+            tags[word], shares[word] = self.labels[number], share
         if self.scheme:
             tags = respelt(tags, self.scheme)
         more: dict[str, Any] = {
@@ -312,6 +332,18 @@ class Tag:
             for example, found in answered
         )
         return write_tagged(path, rows, excel_safe=excel_safe)
+
+    def _likeliest(
+        self, emissions: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Returns the tag of each word, and its probability. [M, C] -> [M], [M]"""
+        if self.chain is None:
+            shares = torch.from_numpy(emissions).softmax(1).numpy()  # [M, C]
+            numbers = shares.argmax(1)  # [M]
+        else:
+            shares = self.chain.marginals(emissions)  # [M, C]
+            numbers = self.chain.best_path(emissions)  # [M]
+        return numbers, shares[np.arange(len(numbers)), numbers]
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:

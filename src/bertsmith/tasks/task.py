@@ -97,6 +97,9 @@ class Task(Protocol):
             results: of each row the example, its features and what `decode` gets.
         """
 
+    def with_weights_of(self, model: TaskModel) -> Self:
+        """Returns the task with a copy of those weights of the model that `decode` works with."""
+
     def decode(self, example: Any, features: Any, outputs: Sequence[Tensor]) -> Prediction:
         """Returns the prediction for a row.
 
