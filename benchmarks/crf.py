@@ -108,6 +108,7 @@ def run(
         seed=seed,
         threads=arguments.threads,
         restarts=0,
+        train_anyway=True,  # of few rows those split off may have tags that the others lack
     )
     optimizer = OptimizerConfig(learning_rate=arguments.learning_rate)
     options = SIDES[side]
@@ -129,9 +130,9 @@ def torn(folder: Path, data: Path, columns: ColumnsConfig) -> float:
     loaded = load_model(folder)
     task = replace(Tag.from_facts(loaded.facts), scheme=None)  # so that tags are not respelt
     source = task.read(data, columns, loaded.facts, labelled=True)
-    found: Any = answer(
-        task, loaded.model, loaded.tokenizer, source.examples, int(loaded.facts["max_length"])
-    )
+    model: Any = loaded.model
+    longest = int(loaded.facts["max_length"])
+    found = answer(task, model, loaded.tokenizer, source.examples, longest)
     entities = wrong = 0
     assert task.learnt is not None, "the sets have entities"
     for _, prediction in found:

@@ -86,6 +86,7 @@ def same_weights(ours: nn.Module, other: nn.Module) -> bool:
         BertForRegression(SMALL),
         BertForTagging(SMALL, 3),
         BertForTagging(SMALL, 3, num_intents=2),
+        BertForTagging(SMALL, 3, num_intents=2, crf=True),
         Bert(SMALL),
         Bert(SMALL, with_pooler=False),
     ],

@@ -63,6 +63,7 @@ def models_of(config: ModernBertConfig) -> list[AnyModel]:
         BertForTagging(config, 3, num_intents=2),
         BertForAnswering(config),
         BertForChoice(config),
+        BertForTagging(config, 3, crf=True),
     ]
 
 
@@ -72,7 +73,7 @@ def same_weights(ours: nn.Module, other: nn.Module) -> bool:
 
 
 @each_config
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(11))
 def test_a_model_comes_back_bit_for_bit(
     config: ModernBertConfig, number: int, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:

@@ -63,6 +63,7 @@ def test_heads_stand_on_an_engine_as_on_an_encoder(maker: Maker) -> None:
     models = (
         BertForClassification(encoder.config, 3),
         BertForTagging(encoder.config, 4, num_intents=2),
+        BertForTagging(encoder.config, 4, crf=True),
         BertForPreTraining(encoder.config),
     )
     inputs = packed_inputs(LENGTHS)

@@ -72,6 +72,11 @@ MODELS: dict[str, tuple[Callable[[], AnyModel], dict[str, Any], str]] = {
         LABELS | {"task": "tag"},
         "AutoModelForTokenClassification",
     ),
+    "tags in a chain": (
+        lambda: BertForTagging(CONFIG, 3, crf=True),
+        LABELS | {"task": "tag", "options": {"crf": True}},
+        "AutoModelForTokenClassification",
+    ),
     "spans": (
         lambda: BertForAnswering(CONFIG),
         {"task": "answer"},

@@ -15,8 +15,9 @@ from tests.tiny import write_tiny_encoder
 
 from bertsmith import TokenTagger
 from bertsmith.config import FinetuneConfig, OptimizerConfig, TaskConfig, bert_of_size
-from bertsmith.errors import ConfigError
+from bertsmith.errors import ConfigError, StoppedError
 from bertsmith.folder import load_encoder, load_model, save_model
+from bertsmith.interop.conversion import convert
 from bertsmith.model.bert import Bert, Block
 from bertsmith.model.crf import Crf
 from bertsmith.model.task_heads import BertForTagging
@@ -160,11 +161,29 @@ def test_transformers_opens_the_folder_and_names_what_it_does_not_know(runs: Pat
         torch.testing.assert_close(ours.logits(*inputs), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_graph_says_that_the_crf_is_left_out(runs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="pip install 'bertsmith[onnx]'")
+    assert "the CRF" in convert(runs / "crf/best", "onnx", tmp_path / "crf")["left_out"]
+    assert "left_out" not in convert(runs / "plain/best", "onnx", tmp_path / "plain")
+
+
+def test_googles_format_has_no_taggers(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has a head that none of its programs knows"):
+        convert(runs / "crf/best", "tf1", tmp_path / "tf1")
+
+
+def test_another_format_of_ours_keeps_the_crf(runs: Path, tmp_path: Path) -> None:
+    convert(runs / "crf/best", "hf", tmp_path / "hf")
+    rows = rows_of(20, 2)
+    assert found_by(load(tmp_path / "hf"), rows) == found_by(load(runs / "crf/best"), rows)
+
+
 def test_a_resumed_run_is_the_unbroken_one(
     runs: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = tmp_path / "run"
-    begun = {"train_file": runs / "train.jsonl", "model": encoder, "out": stopped}
+    begun: dict[str, Any] = {"train_file": runs / "train.jsonl", "model": encoder, "out": stopped}
     begun |= {"config": SHORT, "optimizer": FAST, "options": CRF, "dev": runs / "dev.jsonl"}
     after_step = finetuning_watch.Sitting.after_step
 
@@ -174,10 +193,10 @@ def test_a_resumed_run_is_the_unbroken_one(
         after_step(self, run, figures)
 
     monkeypatch.setattr(finetuning_watch.Sitting, "after_step", stopping)
-    with pytest.raises(finetuning_watch.StoppedError):
-        finetune("tag", **begun)  # type: ignore[arg-type]
+    with pytest.raises(StoppedError):
+        finetune("tag", **begun)
     monkeypatch.undo()
-    finetune("tag", **begun, resume=True)  # type: ignore[arg-type]
+    finetune("tag", **begun, resume=True)
     one, other = (
         load_model(place / "model").model.state_dict() for place in (stopped, runs / "crf")
     )

@@ -17,6 +17,7 @@ from bertsmith.interop.google import (
 )
 from bertsmith.interop.sentence_transformers import pooling_facts, write_sentence_folder
 from bertsmith.model.published import encoder_in
+from bertsmith.model.task_heads import BertForTagging
 from bertsmith.tasks.vectors import Pooling
 
 
@@ -27,7 +28,8 @@ def convert(source: Path, to: str, out: Path, pooling: Pooling | None = None) ->
     source's folder has it.
 
     Returns `max_abs_difference` (of every state and logit on the built-in `sentences`, once what
-    was written is read again; 0.0 where nothing is lost), `sentences`, `format` and `out`.
+    was written is read again; 0.0 where nothing is lost), `sentences`, `format` and `out`; and
+    `left_out`, what of the model the format cannot hold, where that changes its answers.
 
     Raises:
         ConfigError: the format is none of `WRITERS`, or cannot hold the model.
@@ -45,12 +47,15 @@ def convert(source: Path, to: str, out: Path, pooling: Pooling | None = None) ->
             )
         loaded = replace(loaded, facts=loaded.facts | {"pooling": pooling})
     difference = WRITERS[to](loaded, out)
-    return {
+    result = {
         "max_abs_difference": difference,
         "sentences": len(SENTENCES),
         "format": to,
         "out": str(out),
     }
+    if to == "onnx" and isinstance(loaded.model, BertForTagging) and loaded.model.crf is not None:
+        result["left_out"] = "the CRF: the graph gives the scores of each word by itself"
+    return result
 
 
 def read_any(source: Path) -> Loaded:
