@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from bertsmith.config import CasingConfig, ColumnsConfig, TaskConfig
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.errors import CheckpointError, ConfigError, DataError
+from bertsmith.model.crf import Chain
 from bertsmith.tasks.schemes import spans_of
 from bertsmith.tasks.tag import Tag, TagTarget
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
@@ -343,3 +344,29 @@ def test_a_file_is_read_with_the_columns_of_training(tmp_path: Path) -> None:
     assert source.said == "words from column '0', tags from column '1', of 3 parted by white space"
     again = Tag.read(tmp_path / "a.txt", ColumnsConfig(), source.facts, labelled=True)
     assert [row.tags for row in again.examples] == [("NNP", "VBZ")]
+
+
+def test_windows_of_a_sentence_are_one_chain() -> None:
+    """Training and decoding see its words in their order, whatever the windows they stand in."""
+    rows = sentences("B-X I-X O B-Y", "O B-X")
+    task = Tag.learn(rows, TaskConfig(crf=True))
+    words = tuple(LETTERS[number % 16] for number in range(30)) + ("\u200b", "a")
+    long = TaggedSentence("a.txt", 1, words, ("O", "B-X", "I-X", "O") * 8)
+    features = [task.features(row, TOKENIZER, 12) for row in (long, rows[0])]
+    assert len(features[0].sequences) > 2
+    targets = [task.target(*pair) for pair in zip((long, rows[0]), features, strict=True)]
+    batch = task.collate(features, targets)
+    assert batch["sentence_lengths"].tolist() == [31, 4] and len(batch["labels"]) == 35
+    assert "sentence_lengths" not in Tag.learn(rows, PLAIN).collate(features, targets)
+    rng = np.random.default_rng(0)
+    chain = Chain(rng.normal(size=(5, 5)), rng.normal(size=5), rng.normal(size=5))
+    outputs = [torch.randn(len(part), 5) for part in features[0].sequences]
+    places = zip(outputs, features[0].positions, strict=True)
+    emissions = torch.cat([part[torch.from_numpy(firsts)] for part, firsts in places])
+    scores = emissions.double().numpy()
+    path = chain.best_path(scores)
+    found = replace(task, chain=chain, scheme=None).decode(long, features[0], outputs)
+    expected = [task.labels[number] for number in path]
+    assert list(found.answer) == [*expected[:30], "O", expected[30]]
+    shares = chain.marginals(scores)[np.arange(31), path].tolist()
+    assert found.more["probabilities"] == [*shares[:30], None, shares[30]]
