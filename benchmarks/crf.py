@@ -5,8 +5,8 @@
 Both sides have the same rows in the same order, the same drawn head and the same settings; both
 keep the best epoch by the last tenth of the training rows, and are scored on the whole dev file.
 With `--sentences` the training rows are so many, drawn from the file in an order of their own;
-without, all. `torn` is the share of predicted entities that the tags themselves do not spell as
-their scheme does, such as one that begins with I-.
+without, all. `torn` is how many tags are not as their scheme has them, such as an I- that begins an
+entity, for each predicted entity.
 
 With `--out FILE` every run is written down as soon as it is done, and a second call goes on where
 the first was stopped.
@@ -31,7 +31,6 @@ import torch
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.data.tagged_outputs import TaggedAnswer, write_tagged
 from bertsmith.folder import load_model
-from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.finetune import finetune
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.schemes import respelt, spans_of
@@ -100,7 +99,7 @@ def drawn(one: Set, data: Path, folder: Path, sentences: int | None) -> Set:
 def run(
     one: Set, model: Path, out: Path, seed: int, side: str, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Returns the scores on the dev file, how long training took, and the torn entities."""
+    """Returns the scores on the dev file, the torn entities, and how long training took."""
     config = FinetuneConfig(
         epochs=arguments.epochs or one.epochs,
         batch_size=arguments.batch_size,
@@ -115,32 +114,32 @@ def run(
     started = time.monotonic()
     finetune(one.task, Path(one.train), model, out, config, optimizer, one.columns, options)
     seconds = time.monotonic() - started
-    scores = evaluate_task(out / "best", Path(one.dev), one.columns)
-    return {
-        "score": scores["f1"],
-        "accuracy": scores["accuracy"],
-        "torn": torn(out / "best", Path(one.dev), one.columns),
-        "seconds": seconds,
-        "predicting_seconds": scores["seconds"],
-    }
+    return scored(out / "best", Path(one.dev), one.columns) | {"seconds": seconds}
 
 
-def torn(folder: Path, data: Path, columns: ColumnsConfig) -> float:
-    """Returns the share of predicted entities that the model's own tags do not spell rightly."""
+def scored(folder: Path, data: Path, columns: ColumnsConfig) -> dict[str, float]:
+    """Returns the scores on a file, the torn entities, and how long the answers took."""
     loaded = load_model(folder)
-    task = replace(Tag.from_facts(loaded.facts), scheme=None)  # so that tags are not respelt
+    known = Tag.from_facts(loaded.facts)
+    assert known.scheme and known.learnt, "the sets have entities"
+    task = replace(known, scheme=None)  # so that tags come as the model gave them
     source = task.read(data, columns, loaded.facts, labelled=True)
     model: Any = loaded.model
     longest = int(loaded.facts["max_length"])
-    found = answer(task, model, loaded.tokenizer, source.examples, longest)
-    entities = wrong = 0
-    assert task.learnt is not None, "the sets have entities"
-    for _, prediction in found:
-        tags = list(prediction.answer)
-        right = respelt(tags, task.learnt)
-        entities += len(spans_of(tags))
-        wrong += sum(one != other for one, other in zip(tags, right, strict=True))
-    return wrong / max(1, entities)
+    scorer, entities, wrong = known.scorer(), 0, 0
+    started = time.monotonic()
+    for row, found in answer(task, model, loaded.tokenizer, source.examples, longest):
+        right = respelt(found.answer, known.learnt)
+        entities += len(spans_of(found.answer))
+        wrong += sum(one != other for one, other in zip(found.answer, right, strict=True))
+        scorer.add(row, replace(found, answer=tuple(respelt(right, known.scheme))))
+    scores = scorer.scores()
+    return {
+        "score": scores["f1"],
+        "accuracy": scores["accuracy"],
+        "torn": wrong / max(1, entities),
+        "predicting_seconds": time.monotonic() - started,
+    }
 
 
 def show(results: list[dict[str, Any]]) -> None:
