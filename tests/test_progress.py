@@ -68,5 +68,5 @@ def test_a_tally_is_silent_until_it_takes_a_while(monkeypatch: pytest.MonkeyPatc
         assert stream.getvalue() == ""
         now += 2.5
         tally.add(500, 10_000)
-    assert stream.getvalue() == "1,000 texts, 200 of them and 4,000 tokens a second\n"
+    assert stream.getvalue() == "1,000 texts, 200 texts/s, 4,000 tokens/s\n"
     assert (tally.count, tally.tokens) == (1000, 20_000)

@@ -126,8 +126,8 @@ class Tally:
         if seconds >= _PATIENCE_SECONDS:
             self._progress.show(
                 None,
-                f"{self.count:,} {self._things}, {self.count / seconds:,.0f} of them and "
-                f"{self.tokens / seconds:,.0f} tokens a second",
+                f"{self.count:,} {self._things}, {self.count / seconds:,.0f} {self._things}/s, "
+                f"{self.tokens / seconds:,.0f} tokens/s",
             )
 
 

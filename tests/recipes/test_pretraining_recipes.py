@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -73,9 +72,6 @@ def test_the_modern_recipe_runs_and_is_resumed_bit_for_bit(
     assert main([*command, "--out", str(whole)]) == 0
     settings = json.loads((whole / "settings.json").read_text())
     assert (settings["optimizer"], settings["initialization"]) == ("muon", "silent")
-    start = metrics_of(whole)[0]
-    assert start["new_loss"] == pytest.approx(start["expected_loss"], abs=0.3)
-    assert start["expected_loss"] < math.log(33) - 0.1  # frequencies are known from the start
     as_killed_after_six(whole, broken, 3)
     assert main([*command, "--out", str(broken), "--resume"]) == 0
     assert weights_of(broken, 6) == weights_of(whole, 6)

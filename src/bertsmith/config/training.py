@@ -75,10 +75,6 @@ class PretrainConfig(Settings):
         Literal["published", "directed", "silent"],
         Help("directed: half of the heads begin by reading nearby; silent: blocks add nothing yet"),
     ] = "published"
-    piece_bias: Annotated[
-        Literal["zero", "frequencies"],
-        Help("what a piece is predicted with at first: alike, or as often as the text has it"),
-    ] = "zero"
     tokens_per_batch: Annotated[int, Ge(8), Help("most pieces in one optimizer step")] = 4096
     first_tokens_per_batch: Annotated[
         int | None, Ge(8), Help("most pieces in the first step; grows to tokens_per_batch")

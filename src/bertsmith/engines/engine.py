@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from bertsmith.errors import ConfigError
 from bertsmith.model.bert import Bert, check_known, first_states
 from bertsmith.model.kinds import Encoder
-from bertsmith.model.modern import ModernBert
 from bertsmith.model.published import AnyModel, encoder_in
 
 Kind = TypeVar("Kind", bound=AnyModel)
@@ -61,7 +60,10 @@ class BertElsewhere(Bert):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> list[Tensor]:
         """Raises ConfigError: an engine gives the last block's states alone."""
-        raise _no_layers(self.engine)
+        raise ConfigError(
+            f"engine is {self.engine.name}, which gives the states of the last layer alone; "
+            f"expected layers -1, or engine torch"
+        )
 
     def at(
         self,
@@ -85,65 +87,16 @@ class BertElsewhere(Bert):
         return first_states(hidden, sequence_starts)  # [S, H]
 
 
-class ModernElsewhere(ModernBert):
-    """A modern encoder whose states an engine computes; the prediction head is its own."""
-
-    def __init__(self, encoder: ModernBert, engine: Engine) -> None:
-        """Takes over what heads read of an encoder; its blocks are not kept."""
-        nn.Module.__init__(self)
-        self.config, self.engine = encoder.config, engine
-        self.embeddings, self.pooler = encoder.embeddings, encoder.pooler
-        self.blocks = nn.ModuleList()
-        self.eval()
-
-    def forward(
-        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
-    ) -> Tensor:
-        """Returns the states of the last block, normalised; see `ModernBert.forward`. [T, H]"""
-        check_known("piece id", piece_ids, self.config.vocab_size, "vocab_size")
-        longest = self.config.max_position_embeddings
-        check_known("position", position_ids, longest, "max_position_embeddings")
-        return self.engine(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-
-    def layers(
-        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
-    ) -> list[Tensor]:
-        """Raises ConfigError: an engine gives the last block's states alone."""
-        raise _no_layers(self.engine)
-
-    def at(
-        self,
-        piece_ids: Tensor,
-        segment_ids: Tensor,
-        position_ids: Tensor,
-        sequence_starts: Tensor,
-        positions: Tensor,
-    ) -> Tensor:
-        """Returns the states at `positions`, int64 [M], of the batch; see `forward`. [M, H]"""
-        hidden = self(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return hidden.index_select(0, positions)  # [M, H]
-
-
 def standing_on(model: Kind, engine: Engine) -> Kind:
-    """Returns the model with an engine in the place of its encoder's blocks.
+    """Returns the model, whose encoder is a BERT, with an engine in the place of its blocks.
 
     What stands on the encoder is shared with `model`, which stays as it is.
     """
     encoder = encoder_in(model)
-    elsewhere = (
-        BertElsewhere(encoder, engine)
-        if isinstance(encoder, Bert)
-        else ModernElsewhere(encoder, engine)
-    )
+    assert isinstance(encoder, Bert), "an engine refuses what it cannot compute"
+    elsewhere = BertElsewhere(encoder, engine)
     if isinstance(model, Encoder):
         return cast(Kind, elsewhere)
     twin = copy.copy(model)
     twin._modules = {**model._modules, "encoder": elsewhere}
     return twin
-
-
-def _no_layers(engine: Engine) -> ConfigError:
-    return ConfigError(
-        f"engine is {engine.name}, which gives the states of the last layer alone; expected "
-        f"layers -1, or engine torch"
-    )

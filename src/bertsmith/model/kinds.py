@@ -6,11 +6,9 @@ All kinds take the same packed batch and are asked the same things: `forward`, `
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bertsmith.config import BertConfig, EncoderConfig
-from bertsmith.errors import ConfigError
 from bertsmith.model.attention import SelfAttention
 from bertsmith.model.bert import Bert, Block, initialize
 from bertsmith.model.electra import BertForReplacedTokens, Generator
@@ -98,28 +96,6 @@ def begin_silent(part: Encoder | Generator) -> None:
         assert isinstance(block, Block | ModernBlock)
         nn.init.zeros_(block.attention.output.weight)
         nn.init.zeros_(block.output.weight)
-
-
-def begin_at_frequencies(model: PretrainingModel, shares: Tensor) -> None:
-    """Sets the biases of the pieces so that a new model predicts each as often as it occurs.
-
-    What else it would learn first, for some hundred steps, is just that.
-
-    Args:
-        model: with new weights.
-        shares: of the text that each piece has, none of them 0. [V]
-
-    Raises:
-        ConfigError: the model has no such biases.
-    """
-    head = model.generator if isinstance(model, BertForReplacedTokens) else model.masked
-    if head.bias is None:
-        raise ConfigError(
-            "piece_bias is 'frequencies', but the model predicts pieces without biases; expected "
-            "piece_bias 'zero'"
-        )
-    with torch.no_grad():
-        head.bias.copy_(shares.log())
 
 
 def matrices_of_blocks(model: nn.Module) -> dict[str, int]:

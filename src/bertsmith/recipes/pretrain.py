@@ -19,7 +19,6 @@ import torch
 from bertsmith.config import (
     seconds_of,
 )
-from bertsmith.data.batches import PackedBatch
 from bertsmith.data.mixture import Mixture, epoch_pieces
 from bertsmith.data.shards import Corpus
 from bertsmith.data.sharing import Share
@@ -46,7 +45,6 @@ from bertsmith.recipes.pretraining_data import (
     StreamState,
     held_out_batches,
     phases,
-    piece_shares,
     unigram_entropy,
     unigram_loss,
 )
@@ -202,22 +200,11 @@ def pretrain(
         with explained_lack_of_memory(trained, model, settings.run, settings.longest):
             if run.step == 0:
                 ahead = stream.peek(CHECKED_STEPS)
-                watch.begin(run, _checked(model, ahead, corpus, settings))
+                is_new = settings.run.from_ is None
+                watch.begin(run, check_start(model, ahead, settings.examples, is_new=is_new))
             _train(trained, stream, settings, pace, first.after_step(watch.after_step), ranks)
             with first.leading():
                 return watch.finish(run) | losses(corpus, settings.run)
-
-
-def _checked(
-    model: PretrainingModel,
-    ahead: Sequence[PackedBatch],
-    corpus: Corpus | Mixture,
-    settings: PretrainSettings,
-) -> dict[str, float]:
-    """Returns what was measured of the model and the first examples; see `check_start`."""
-    shares = piece_shares(corpus) if settings.run.piece_bias == "frequencies" else None
-    is_new = settings.run.from_ is None
-    return check_start(model, ahead, settings.examples, is_new=is_new, shares=shares)
 
 
 def _train(

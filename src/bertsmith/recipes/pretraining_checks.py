@@ -46,7 +46,6 @@ def check_start(
     config: ExamplesConfig,
     *,
     is_new: bool = True,
-    shares: Tensor | None = None,
 ) -> dict[str, float]:
     """Returns what was measured of new weights and of a run's first examples, all as it must be.
 
@@ -55,7 +54,6 @@ def check_start(
         batches: the first of the run, on any device.
         config: of the examples.
         is_new: whether weights were drawn, so that their loss is known beforehand.
-        shares: of the text that each piece has, where the model begins with them. [V]
 
     Returns:
         `new_loss` and `expected_loss` on pieces; `new_rtd_loss` and `expected_rtd_loss` where
@@ -73,7 +71,7 @@ def check_start(
     model.eval()
     try:
         if is_new:
-            found |= check_loss(model, few, shares)
+            found |= check_loss(model, few)
         found["packed_difference"] = check_packing(model, few)
         found["gradient_difference"] = check_gradients(model, few)
     finally:
@@ -113,9 +111,7 @@ def check_pairs(batches: Sequence[PackedBatch], config: ExamplesConfig) -> dict[
     return {"examples": count, "random_next": share}
 
 
-def check_loss(
-    model: PretrainingModel, few: Sequence[PackedBatch], shares: Tensor | None = None
-) -> dict[str, float]:
+def check_loss(model: PretrainingModel, few: Sequence[PackedBatch]) -> dict[str, float]:
     """Returns the loss on the pieces to predict, `new_loss`, and the `expected_loss`.
 
     Where replaced pieces are detected, that has a `new_rtd_loss` and `expected_rtd_loss`, too.
@@ -125,14 +121,13 @@ def check_loss(
     """
     figures = evaluate(model, [joined(few).tensors()])
     found = piece_loss(figures)
-    labels = torch.cat([batch.masked_labels for batch in few if batch.masked_labels is not None])
-    expected, margin = loss_of_new_weights(model.config, labels, shares)
+    labels = [batch.masked_labels for batch in few if batch.masked_labels is not None]
+    expected, margin = loss_of_new_weights(model.config, len(torch.cat(labels).unique()))
     if not abs(found - expected) <= margin:
         raise SelfCheckError(
             f"the loss of new weights on masked pieces is {found:.3f}; expected {expected:.3f}, "
-            f"give or take {margin:.2f}, that of guessing (ln {model.config.vocab_size:,} where "
-            f"all pieces are alike): the weights are not drawn as they must be, or what is to be "
-            f"predicted can be seen; {_MEND}"
+            f"give or take {margin:.2f}, about ln {model.config.vocab_size:,}: the weights are not "
+            f"drawn as they must be, or what is to be predicted can be seen; {_MEND}"
         )
     return {"new_loss": found, "expected_loss": expected} | _check_detection(model, figures)
 
@@ -150,26 +145,16 @@ def _check_detection(model: PretrainingModel, figures: Mapping[str, float]) -> d
     return {"new_rtd_loss": found, "expected_rtd_loss": expected}
 
 
-def loss_of_new_weights(
-    config: EncoderConfig, labels: Tensor, shares: Tensor | None = None
-) -> tuple[float, float]:
+def loss_of_new_weights(config: EncoderConfig, kinds: int) -> tuple[float, float]:
     """Returns the loss that new weights have on masked pieces, and how far chance may take it.
 
     States are normalised, so a piece's score is a sum of H products of a number of size 1 and a
-    weight: about normal, of variance v = H * var(weight). The loss is then that of guessing and
-    v / 2, less the mean score of the right pieces.
-
-    Args:
-        config: of the model.
-        labels: the right pieces. int64 [M]
-        shares: by which the model guesses; it takes all pieces for alike if there are none. [V]
+    weight: about normal, of variance v = H * var(weight). The loss is then ln V + v / 2, less the
+    mean score of the right pieces, of which there are `kinds`.
     """
     variance = config.hidden_size * CUT_VARIANCE * config.initializer_range**2
-    guessed = math.log(config.vocab_size)
-    if shares is not None:
-        guessed = -float(shares.log()[labels.cpu()].mean())
-    kinds = max(1, len(labels.unique()))
-    return guessed + variance / 2, LOSS_MARGIN + CHANCE * math.sqrt(variance / kinds)
+    expected = math.log(config.vocab_size) + variance / 2
+    return expected, LOSS_MARGIN + CHANCE * math.sqrt(variance / max(kinds, 1))
 
 
 def detection_loss_of_new_weights(config: EncoderConfig) -> tuple[float, float]:

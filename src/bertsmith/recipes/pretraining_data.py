@@ -232,12 +232,6 @@ def unigram_loss(
     return float(losses[labels].mean())
 
 
-def piece_shares(corpus: Corpus | Mixture) -> Tensor:
-    """Returns the share of the training text that each piece has, one added to each count. [V]"""
-    counts = torch.from_numpy(_piece_counts(corpus) + 1)  # [V]
-    return counts / counts.sum()
-
-
 def unigram_entropy(corpus: Corpus | Mixture, vocabulary: Vocabulary) -> float:
     """Returns the loss that the unigram model of the training text has on that text itself.
 

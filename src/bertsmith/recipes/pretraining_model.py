@@ -16,25 +16,16 @@ from bertsmith.data.shards import Corpus
 from bertsmith.folder import load_encoder, load_model
 from bertsmith.model.bert import Bert, begin_directed
 from bertsmith.model.electra import BertForReplacedTokens
-from bertsmith.model.kinds import (
-    PretrainingModel,
-    begin_at_frequencies,
-    begin_silent,
-    pretraining_model_of,
-)
+from bertsmith.model.kinds import PretrainingModel, begin_silent, pretraining_model_of
 from bertsmith.progress import ProgressLine
-from bertsmith.recipes.pretraining_data import piece_shares
 from bertsmith.recipes.pretraining_settings import PretrainSettings
 from bertsmith.recipes.pretraining_start import Say, start_folder
 
 
 def new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> PretrainingModel:
     """Returns the model that a run begins with: that of `--from`, or one of random weights."""
-    model = started_model(settings, ProgressLine().say)
-    if model is None:
-        model = _drawn(_config_of(corpus, settings), settings)
-        if settings.run.piece_bias == "frequencies":
-            begin_at_frequencies(model, piece_shares(corpus))
+    started = started_model(settings, ProgressLine().say)
+    model = started or _drawn(_config_of(corpus, settings), settings)
     if settings.ranks.shard_model:
         return model  # whole in this machine's memory alone: devices hold their shards
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

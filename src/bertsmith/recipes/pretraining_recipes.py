@@ -39,7 +39,6 @@ def modern(width: int) -> Table:
     return {
         "architecture": "modern",  # with norms before the sums the plateau is left sooner
         "initialization": "silent",  # blocks begin to add what they have learnt, not noise
-        "piece_bias": "frequencies",  # which the first minute would be spent on
         "dropout": 0.0,  # no text is seen often enough to be learnt by heart
         "sentence_task": "none",  # what is learnt from pairs does not help with pieces
         "layout": "packed",  # every sequence is full, and holds one document

@@ -33,8 +33,7 @@ def start_folder(settings: PretrainSettings, say: Say) -> Path | None:
 def settings_of_start(source: str, say: Say) -> dict[str, Any]:
     """Returns the settings that a model gives a run which begins with it.
 
-    They are `size` and `architecture`, which it has, and `initialization` and `piece_bias`,
-    whatever the recipe's: nothing is drawn.
+    They are `size` and `architecture`, which it has, and `initialization`, whatever the recipe's.
 
     Raises:
         MissingInputError, ConfigError, CheckpointError: see `interop.sources.model_folder`.
@@ -45,7 +44,6 @@ def settings_of_start(source: str, say: Say) -> dict[str, Any]:
         "size": "L{}-H{}-A{}".format(*sizes),
         "architecture": "bert" if isinstance(config, BertConfig) else "modern",
         "initialization": PretrainConfig.initialization,
-        "piece_bias": PretrainConfig.piece_bias,
     }
 
 
@@ -85,12 +83,11 @@ def _refuse_another_shape(config: EncoderConfig, settings: PretrainSettings) -> 
             f"size is {run.size!r} and architecture {run.architecture!r}, but {run.from_} is of "
             f"architecture {kind!r} with {found}; leave size and architecture out"
         )
-    for name in ("initialization", "piece_bias"):
-        if getattr(run, name) != getattr(PretrainConfig, name):
-            raise ConfigError(
-                f"{name} is {getattr(run, name)!r}, but the run begins with the weights of "
-                f"{run.from_}; leave {name} out"
-            )
+    if run.initialization != "published":
+        raise ConfigError(
+            f"initialization is {run.initialization!r}, but the run begins with the weights of "
+            f"{run.from_}; leave initialization out"
+        )
     if config.is_decoder != (settings.examples.objective == "lm"):
         reads = "left to right" if config.is_decoder else "in both directions"
         raise ConfigError(
