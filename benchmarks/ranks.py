@@ -30,7 +30,8 @@ from bertsmith.model.memory import keep_freed_memory
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import by_steps
-from bertsmith.train.ranks import join_ranks, place_of_this_process
+from bertsmith.train.place import place_of_this_process
+from bertsmith.train.ranks import join_ranks
 
 LENGTH = 128
 WARM = 2  # steps that are not counted

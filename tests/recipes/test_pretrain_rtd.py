@@ -55,7 +55,7 @@ from bertsmith.train.checkpoint import newest_checkpoint
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import adamw, warmup_then_decay
 from bertsmith.train.pace import by_steps
-from bertsmith.train.ranks import Place
+from bertsmith.train.place import Place
 
 EXAMPLES = ExamplesConfig(sequence_length=20, objective="rtd", sentence_task="none")
 TOLD = {"mlm_loss", "mlm_accuracy", "rtd_loss", "rtd_accuracy", "unreplaced_share"}

@@ -26,7 +26,7 @@ from bertsmith.flags import Given
 from bertsmith.recipes.pretrain import pretrain
 from bertsmith.recipes.pretraining_recipes import RECIPES, recipe_of
 from bertsmith.recipes.pretraining_settings import PretrainSettings, check_settings
-from bertsmith.train.ranks import Place
+from bertsmith.train.place import Place
 
 TOY = ["--size", "L2-H16", "--steps", "6", "--tokens-per-batch", "160", "--sequence-length", "20"]
 

@@ -23,7 +23,8 @@ from bertsmith.train.distributed import Group
 from bertsmith.train.loop import Run, evaluate, train
 from bertsmith.train.optimizer import adamw, optimizer_of, warmup_then_decay
 from bertsmith.train.pace import by_steps
-from bertsmith.train.ranks import ALONE, place_of_this_process
+from bertsmith.train.place import place_of_this_process
+from bertsmith.train.ranks import ALONE
 from bertsmith.train.sharding import gather, scatter, shard
 
 PARTS = cut(toy_batch(12, unlabelled=2), 3, 5)  # of 3, 2 and 7 rows

@@ -64,7 +64,8 @@ from bertsmith.train.checkpoint import (
 from bertsmith.train.loop import Run, loss_weights_of, train
 from bertsmith.train.optimizer import optimizer_of, schedule_of
 from bertsmith.train.pace import Ending, Pace, Stopwatch, by_steps, by_time
-from bertsmith.train.ranks import Place, Ranks, join_ranks, place_of_this_process
+from bertsmith.train.place import Place, place_of_this_process
+from bertsmith.train.ranks import Ranks, join_ranks
 from bertsmith.train.run_folder import RunFolder, open_run_folder
 
 CHECKED_STEPS = 8  # whose examples are looked at before the first; they lie ready anyway

@@ -33,8 +33,8 @@ def paper(width: int) -> Table:
 def modern(width: int) -> Table:
     """Returns the settings of our own recipe, for what a small budget is best spent on.
 
-    Source: `docs/decisions/modern-recipe.md`; Warner et al. 2024 (ModernBERT) for the encoder, Geiping and
-    Goldstein 2023 (cramming) for what to leave out, Jordan et al. 2024 for Muon.
+    Source: `docs/decisions/modern-recipe.md`; Warner et al. 2024 (ModernBERT) for the encoder,
+    Geiping and Goldstein 2023 (cramming) for what to leave out, Jordan et al. 2024 for Muon.
     """
     return {
         "architecture": "modern",  # with norms before the sums the plateau is left sooner

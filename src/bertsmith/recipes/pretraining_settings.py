@@ -21,7 +21,7 @@ from bertsmith.config import (
 )
 from bertsmith.errors import ConfigError
 from bertsmith.recipes.pretraining_data import phases
-from bertsmith.train.ranks import Place
+from bertsmith.train.place import Place
 
 # What a resumed run may do otherwise than it began: how long, how fast, how often it reports.
 MAY_CHANGE = frozenset(

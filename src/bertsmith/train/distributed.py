@@ -31,7 +31,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from bertsmith.errors import BertsmithError, RanksError
-from bertsmith.train.ranks import Place
+from bertsmith.train.place import Place
 
 Item = TypeVar("Item")
 
