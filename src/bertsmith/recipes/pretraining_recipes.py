@@ -42,7 +42,7 @@ def modern(width: int) -> Table:
         "dropout": 0.0,  # no text is seen often enough to be learnt by heart
         "sentence_task": "none",  # what is learnt from pairs does not help with pieces
         "layout": "packed",  # every sequence is full, and holds one document
-        "masked_lm_prob": 0.3,  # each piece that is read teaches twice as much
+        "masked_lm_prob": 0.4,  # more is learnt of each piece that is read
         "final_masked_lm_prob": None,  # to the end
         "long_sequence_share": 0.0,  # places are told by angles: no phase is needed to learn them
         "first_tokens_per_batch": None,  # batches do not grow
