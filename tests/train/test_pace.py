@@ -31,13 +31,25 @@ def test_steps_end_as_long_before_the_budget_as_the_ending_takes() -> None:
     assert pace(7) >= 1.0
 
 
-def test_an_ending_is_the_longest_of_each_part_and_never_shrinks() -> None:
+def test_an_ending_takes_what_its_parts_took_the_last_time() -> None:
     ending = Ending(5.0)
     ending.took("saving", 2.0)
-    assert ending.seconds == 5.0
+    assert ending.seconds == 5.0  # as long as evaluating is not known
     ending.took("evaluating", 4.0)
-    ending.took("evaluating", 1.0)
     assert ending.seconds == 6.0
+    ending.took("evaluating", 1.0)
+    assert ending.seconds == 3.0
+
+
+def test_an_ending_that_has_begun_does_not_shrink() -> None:
+    ending = Ending()
+    ending.took("evaluating", 9.0)
+    ending.took("saving", 2.0)
+    assert by_time(100.0, Stopwatch(90.0), ending)(7) >= 1.0
+    ending.took("evaluating", 1.0)
+    assert ending.seconds == 11.0
+    again = Ending(ending.seconds)  # of a sitting that goes on with what has ended
+    assert by_time(100.0, Stopwatch(92.0), again)(7) >= 1.0
 
 
 def test_the_share_done_never_falls() -> None:

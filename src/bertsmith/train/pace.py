@@ -26,16 +26,24 @@ class Stopwatch:
 
 
 class Ending:
-    """How many seconds the end of a run will take, by what its parts have taken before."""
+    """How many seconds the end of a run will take, by what its parts took the last time."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds  # never fewer than before, so that what has ended stays ended
-        self._longest: dict[str, float] = {}
+        """Takes what earlier sittings thought, which holds until two parts have been seen."""
+        self.seconds = self._least = seconds
+        self._latest: dict[str, float] = {}
+        self._has_begun = False
 
     def took(self, part: str, seconds: float) -> None:
         """Takes in how long a part of it has taken, or is thought to take."""
-        self._longest[part] = max(seconds, self._longest.get(part, 0.0))
-        self.seconds = max(self.seconds, sum(self._longest.values()))
+        self._latest[part] = seconds
+        if len(self._latest) == 2 and not self._has_begun:
+            self._least = 0.0
+        self.seconds = max(self._least, sum(self._latest.values()))
+
+    def begin(self) -> None:
+        """Says that the end has begun: from now on it takes no less, so that it stays the end."""
+        self._has_begun, self._least = True, self.seconds
 
 
 def by_steps(steps: int) -> Pace:
@@ -57,6 +65,8 @@ def by_time(budget_seconds: float, stopwatch: Stopwatch, ending: Ending | None =
             return 0.0
         left = budget_seconds - ending.seconds
         furthest = max(furthest, stopwatch.seconds() / left if left > 0 else 1.0)
+        if furthest >= 1:
+            ending.begin()
         return furthest
 
     return pace
