@@ -31,7 +31,7 @@ import torch
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.data.tagged_outputs import TaggedAnswer, write_tagged
 from bertsmith.folder import load_model
-from bertsmith.recipes.finetune import finetune
+from bertsmith.recipes.finetuning.finetune import finetune
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.schemes import respelt, spans_of
 from bertsmith.tasks.tag import Tag

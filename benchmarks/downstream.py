@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.config import FinetuneConfig, OptimizerConfig
-from bertsmith.recipes.evaluate_task import evaluate_task
-from bertsmith.recipes.finetune import finetune, usual_learning_rate
+from bertsmith.recipes.finetuning.evaluate_task import evaluate_task
+from bertsmith.recipes.finetuning.finetune import finetune, usual_learning_rate
 
 STARTS = {"pre-trained": False, "random": True}
 FOLDS = 5  # parts of the tweets

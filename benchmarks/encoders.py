@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from bertsmith.config import FinetuneConfig, OptimizerConfig
-from bertsmith.recipes.finetune import finetune
+from bertsmith.recipes.finetuning.finetune import finetune
 from tasks import SETS, Set, done_before  # type: ignore[import-not-found]
 
 NAMES = ("CoLA", "SST-2", "MRPC", "STS-B", "RTE")

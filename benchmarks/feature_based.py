@@ -30,7 +30,7 @@ from bertsmith.folder import load_encoder
 from bertsmith.model.bert import Bert
 from bertsmith.model.bilstm import Combination
 from bertsmith.recipes.feature_tagger import FEATURE_OPTIMIZER, freeze, train_feature_tagger
-from bertsmith.recipes.rows import label_rows
+from bertsmith.recipes.finetuning.rows import label_rows
 from bertsmith.tasks.tag import Tag
 
 # (what, layers, how they are combined, dev F1 in table 7)

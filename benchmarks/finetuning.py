@@ -30,8 +30,8 @@ from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, Tas
 from bertsmith.folder import load_encoder
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.model.task_heads import BertForClassification
-from bertsmith.recipes.finetune import new_model
-from bertsmith.recipes.rows import LabelledData, read_labelled, read_steps
+from bertsmith.recipes.finetuning.finetune import new_model
+from bertsmith.recipes.finetuning.rows import LabelledData, read_labelled, read_steps
 from bertsmith.tasks.classify import Classify
 from bertsmith.train.loop import Batch, Run, train
 from bertsmith.train.optimizer import adamw

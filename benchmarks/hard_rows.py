@@ -25,8 +25,8 @@ from typing import Any
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.data.tagged_forms import open_tagged
-from bertsmith.recipes.evaluate_task import evaluate_task
-from bertsmith.recipes.finetune import finetune, usual_learning_rate
+from bertsmith.recipes.finetuning.evaluate_task import evaluate_task
+from bertsmith.recipes.finetuning.finetune import finetune, usual_learning_rate
 from bertsmith.tasks.schemes import kinds_of
 
 Row = tuple[str, str]  # text, label

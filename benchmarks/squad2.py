@@ -21,7 +21,7 @@ from typing import Any, cast
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.folder import load_model
 from bertsmith.model.task_heads import TaskModel
-from bertsmith.recipes.finetune import finetune, usual_learning_rate
+from bertsmith.recipes.finetuning.finetune import finetune, usual_learning_rate
 from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.answers import results_of
 from bertsmith.tasks.pieces import windows

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.folder import load_encoder, save_model
-from bertsmith.recipes.finetune import finetune, new_model
-from bertsmith.recipes.rows import LabelledData, read_labelled, read_steps
+from bertsmith.recipes.finetuning.finetune import finetune, new_model
+from bertsmith.recipes.finetuning.rows import LabelledData, read_labelled, read_steps
 from bertsmith.tasks.answers import results_of
 from bertsmith.tasks.metrics import better
 from bertsmith.tasks.task import find_task

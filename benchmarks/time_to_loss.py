@@ -43,7 +43,7 @@ from bertsmith.data.batches import PackedBatch
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import CheckpointError
 from bertsmith.folder import load_model
-from bertsmith.recipes.pretraining_data import held_out_batches, unigram_loss
+from bertsmith.recipes.pretraining.data import held_out_batches, unigram_loss
 from bertsmith.report.charts import Series, line_file
 from bertsmith.train.loop import evaluate
 from bertsmith.train.run_folder import read_metrics

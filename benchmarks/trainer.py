@@ -40,7 +40,7 @@ from bertsmith.data.shards import open_corpus
 from bertsmith.model.kinds import pretraining_model_of
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.recipes.prepare import prepare
-from bertsmith.recipes.pretraining_data import StepStream, StreamState
+from bertsmith.recipes.pretraining.data import StepStream, StreamState
 from bertsmith.text.sentences import split_sentences
 from bertsmith.text.tokenizer_files import read_tokenizer
 from bertsmith.train.loop import Run, train

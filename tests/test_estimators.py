@@ -33,8 +33,8 @@ from bertsmith.config import (
     TaskConfig,
 )
 from bertsmith.errors import CheckpointError, ConfigError, DataError, NotFiniteError
-from bertsmith.recipes.finetune import finetune
-from bertsmith.recipes.given_rows import texts_of
+from bertsmith.recipes.finetuning.finetune import finetune
+from bertsmith.recipes.finetuning.given_rows import texts_of
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FAST: dict[str, Any] = {

@@ -51,7 +51,7 @@ class OnTexts(FineTuned):
         self.n_features_in_ = 2 if loaded.facts.get("columns", {}).get("pair") else 1
 
     def _predictions(self, X: Any) -> list[Prediction]:
-        from bertsmith.recipes.given_rows import texts_of
+        from bertsmith.recipes.finetuning.given_rows import texts_of
 
         check_is_fitted(self, "model_")
         return self.model_.predict(texts_of(X, "X"))
@@ -60,7 +60,7 @@ class OnTexts(FineTuned):
         self, X: Any, labels: Sequence[str], name: str, like: dict[str, Any] | None = None
     ) -> tuple[list[Any], dict[str, Any]]:
         """Returns the rows, and what the model shall remember of their columns: as those `like`."""
-        from bertsmith.recipes.given_rows import columns_of, example_of, texts_of
+        from bertsmith.recipes.finetuning.given_rows import columns_of, example_of, texts_of
 
         texts = texts_of(X, name)
         check_consistent_length(texts, labels)
@@ -227,7 +227,7 @@ class TokenTagger(FineTuned):
             DataError: a sentence has not one tag for each word, or a tag is of another scheme.
             ConfigError: a parameter is out of its range.
         """
-        from bertsmith.recipes.given_rows import tagged_of
+        from bertsmith.recipes.finetuning.given_rows import tagged_of
         from bertsmith.tasks.tag import Tag
 
         if y is None:
@@ -243,7 +243,7 @@ class TokenTagger(FineTuned):
 
     def predict(self, X: Any) -> list[list[Any]]:
         """Returns for each sentence the tags of its words."""
-        from bertsmith.recipes.given_rows import sentences_of
+        from bertsmith.recipes.finetuning.given_rows import sentences_of
 
         check_is_fitted(self, "model_")
         known = {str(tag): tag for tag in self.classes_.tolist()}
@@ -256,7 +256,7 @@ class TokenTagger(FineTuned):
         Raises:
             DataError: a sentence has not one tag for each word, or a tag is of another scheme.
         """
-        from bertsmith.recipes.given_rows import tagged_of
+        from bertsmith.recipes.finetuning.given_rows import tagged_of
         from bertsmith.tasks.task import task_of
 
         check_is_fitted(self, "model_")

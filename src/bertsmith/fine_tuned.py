@@ -137,8 +137,8 @@ class FineTuned(BaseEstimator):  # type: ignore[misc]
         facts: Mapping[str, Any],
     ) -> Self:
         """Trains on examples and keeps the model of the best epoch."""
-        from bertsmith.recipes.finetune import usual_learning_rate
-        from bertsmith.recipes.given_rows import finetune_given
+        from bertsmith.recipes.finetuning.finetune import usual_learning_rate
+        from bertsmith.recipes.finetuning.given_rows import finetune_given
 
         model = self._encoder()
         is_drawn = not isinstance(self.seed, int | np.integer)

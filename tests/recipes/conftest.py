@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.recipes.test_finetune import FAST, opinions, write_encoder, write_rows
+from tests.recipes.finetuning.test_finetune import FAST, opinions, write_encoder, write_rows
 from tests.recipes.toy_runs import PREPARE, SETTINGS
 from tests.recipes.toy_text import write_text, write_vocabulary
 
 from bertsmith.config import CorpusConfig, FinetuneConfig
-from bertsmith.recipes.finetune import finetune
+from bertsmith.recipes.finetuning.finetune import finetune
 from bertsmith.recipes.prepare import prepare
-from bertsmith.recipes.pretrain import pretrain
+from bertsmith.recipes.pretraining.pretrain import pretrain
 from bertsmith.text.tokenizer_files import read_tokenizer
 
 

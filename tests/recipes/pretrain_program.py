@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.recipes.toy_runs import RUN, SETTINGS
 
 from bertsmith.errors import BertsmithError
-from bertsmith.recipes.pretrain import pretrain
+from bertsmith.recipes.pretraining.pretrain import pretrain
 
 if __name__ == "__main__":
     corpus, out, changes = sys.argv[1:]

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.recipes.test_finetune import FAST, opinions, write_encoder, write_rows
+from tests.recipes.finetuning.test_finetune import FAST, opinions, write_encoder, write_rows
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, TaskConfig
 from bertsmith.errors import ConfigError, DataError, MissingInputError
 from bertsmith.recipes.doctor import doctor
-from bertsmith.recipes.finetune import finetune
-from bertsmith.recipes.rows_seen import MOJIBAKE
+from bertsmith.recipes.finetuning.finetune import finetune
+from bertsmith.recipes.finetuning.rows_seen import MOJIBAKE
 
 LABELS = ("praise", "blame")
 

@@ -28,7 +28,7 @@ from bertsmith.recipes.feature_tagger import (
     freeze,
     train_feature_tagger,
 )
-from bertsmith.recipes.rows import LabelledData, read_labelled
+from bertsmith.recipes.finetuning.rows import LabelledData, read_labelled
 from bertsmith.tasks.tag import Tag
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests.recipes.test_finetune import FAST, WORDS, opinions, write_rows
-from tests.recipes.test_finetune_answer import WORDS as QUESTION_WORDS
-from tests.recipes.test_finetune_answer import write_questions
-from tests.recipes.test_finetune_tag import WORDS as TAG_WORDS
-from tests.recipes.test_finetune_tag import rows_of, write_conll, write_folder
+from tests.recipes.finetuning.test_finetune import FAST, WORDS, opinions, write_rows
+from tests.recipes.finetuning.test_finetune_answer import WORDS as QUESTION_WORDS
+from tests.recipes.finetuning.test_finetune_answer import write_questions
+from tests.recipes.finetuning.test_finetune_tag import WORDS as TAG_WORDS
+from tests.recipes.finetuning.test_finetune_tag import rows_of, write_conll, write_folder
 from tests.recipes.toy_runs import (
     SETTINGS,
     STEPS,
@@ -43,10 +43,10 @@ from bertsmith.model.accounting import count_parameters, on_paper, parameters_by
 from bertsmith.model.modern import ModernBert
 from bertsmith.model.modern_heads import ModernBertForPreTraining
 from bertsmith.recipes.evaluate import evaluate
-from bertsmith.recipes.evaluate_task import evaluate_task
 from bertsmith.recipes.features import write_features
-from bertsmith.recipes.finetune import finetune, rate_scales
-from bertsmith.recipes.pretrain import pretrain
+from bertsmith.recipes.finetuning.evaluate_task import evaluate_task
+from bertsmith.recipes.finetuning.finetune import finetune, rate_scales
+from bertsmith.recipes.pretraining.pretrain import pretrain
 from bertsmith.tasks.answer import Answer
 
 SHORT = FinetuneConfig(epochs=4, batch_size=16, max_length=24, threads=1)

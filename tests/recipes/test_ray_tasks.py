@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.recipes.standing_in import RayError, StandIn
+from tests.recipes.pretraining.standing_in import RayError, StandIn
 from tests.recipes.toy_text import write_text
 
 from bertsmith.config import (

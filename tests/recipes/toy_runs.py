@@ -18,7 +18,7 @@ from bertsmith.config import (
     PrepareConfig,
     PretrainConfig,
 )
-from bertsmith.recipes.pretraining_settings import PretrainSettings
+from bertsmith.recipes.pretraining.settings import PretrainSettings
 
 STEPS = 12
 TIMES = ("seconds", "step_seconds", "ending_seconds", "tokens_per_second", "time")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.recipes.test_finetune import small_tokenizer, write_encoder, write_rows
+from tests.recipes.finetuning.test_finetune import small_tokenizer, write_encoder, write_rows
 
 from bertsmith.cli import main
 from bertsmith.config import ColumnsConfig, TaskConfig

@@ -73,7 +73,7 @@ def test_each_rank_has_noise_of_its_own_and_the_first_that_of_one_alone() -> Non
 
 def test_one_rank_loads_nothing_of_several() -> None:
     program = (
-        "import sys, bertsmith.recipes.pretrain; from bertsmith.train.place import *; "
+        "import sys, bertsmith.recipes.pretraining.pretrain; from bertsmith.train.place import *; "
         "from bertsmith.train.ranks import *; "
         "join_ranks(place_of_this_process(), 60); "
         "assert not {'bertsmith.train.distributed', 'torch.distributed.fsdp'} & sys.modules.keys()"

@@ -56,8 +56,12 @@ def finetune(
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
     """Fine-tunes an encoder on labelled rows and keeps the best epoch."""
-    from bertsmith.recipes.finetune import finetune, usual_learning_rate, usual_max_length
-    from bertsmith.recipes.trials import Trial, finetune_several
+    from bertsmith.recipes.finetuning.finetune import (
+        finetune,
+        usual_learning_rate,
+        usual_max_length,
+    )
+    from bertsmith.recipes.finetuning.trials import Trial, finetune_several
 
     folder = found(model)
     run = given.stage(FinetuneConfig, max_length=usual_max_length(task))
@@ -101,9 +105,9 @@ def crossval(
     resume: Annotated[bool, Help("go on where it stopped")] = False,
 ) -> Result:
     """Fine-tunes once for each fold: every row is predicted by a model that has not seen it."""
-    from bertsmith.recipes.crossval import crossval
-    from bertsmith.recipes.finetune import usual_learning_rate, usual_max_length
-    from bertsmith.recipes.trials import Trial
+    from bertsmith.recipes.finetuning.crossval import crossval
+    from bertsmith.recipes.finetuning.finetune import usual_learning_rate, usual_max_length
+    from bertsmith.recipes.finetuning.trials import Trial
 
     folder = found(model)
     trial = Trial(

@@ -32,11 +32,11 @@ def pretrain(
     """Trains an encoder on hidden pieces and next sentences, or on what else is asked for."""
     began = time.monotonic()  # before torch is loaded: a budget is that of the whole command
     from bertsmith.progress import ProgressLine
-    from bertsmith.recipes.pretrain import pretrain
-    from bertsmith.recipes.pretraining_budget import Choices
-    from bertsmith.recipes.pretraining_recipes import recipe_of
-    from bertsmith.recipes.pretraining_settings import PretrainSettings
-    from bertsmith.recipes.pretraining_start import settings_of_start
+    from bertsmith.recipes.pretraining.budget import Choices
+    from bertsmith.recipes.pretraining.named_recipes import recipe_of
+    from bertsmith.recipes.pretraining.pretrain import pretrain
+    from bertsmith.recipes.pretraining.settings import PretrainSettings
+    from bertsmith.recipes.pretraining.start import settings_of_start
 
     source = given.values.get("from_")
     if source:
@@ -67,7 +67,7 @@ def report(
     given: Given, run: Annotated[Path, Help("run folder of a pre-training, also of one at work")]
 ) -> Result:
     """Writes the report of a pre-training run anew, from the metrics that it has logged."""
-    from bertsmith.recipes.pretraining_report import write_report
+    from bertsmith.recipes.pretraining.report import write_report
 
     return {"out": str(write_report(run))}
 

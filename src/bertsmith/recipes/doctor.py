@@ -17,7 +17,7 @@ from bertsmith.config import ColumnsConfig, TaskConfig
 from bertsmith.data.columns import Columns
 from bertsmith.data.tables import open_table
 from bertsmith.errors import BertsmithError, ConfigError, DataError
-from bertsmith.recipes.data_check import (
+from bertsmith.recipes.finetuning.data_check import (
     NEVER_CUT,
     Finding,
     by_severity,
@@ -25,9 +25,9 @@ from bertsmith.recipes.data_check import (
     find_in_lengths,
     has_error,
 )
-from bertsmith.recipes.rows_seen import Lengths, Seen
+from bertsmith.recipes.finetuning.rows_seen import Lengths, Seen
+from bertsmith.recipes.finetuning.views import EYES, View
 from bertsmith.recipes.run_check import check_run, is_run
-from bertsmith.recipes.views import EYES, View
 from bertsmith.tasks.forms import Source
 from bertsmith.tasks.labelled import Example, wanted_in
 from bertsmith.tasks.task import Task, find_task

@@ -30,9 +30,9 @@ from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.kinds import PretrainingModel
 from bertsmith.model.task_heads import TaskModel
-from bertsmith.recipes.evaluate_task import evaluate_task
+from bertsmith.recipes.finetuning.evaluate_task import evaluate_task
 from bertsmith.recipes.prepare import prepare
-from bertsmith.recipes.pretraining_data import as_measured
+from bertsmith.recipes.pretraining.data import as_measured
 from bertsmith.train.loop import evaluate as measure
 
 _TOKENS_PER_BATCH = 4096

@@ -28,7 +28,7 @@ from bertsmith.errors import ConfigError
 from bertsmith.model.bilstm import BiLstmTagger
 from bertsmith.model.kinds import Encoder
 from bertsmith.recipes.features import in_batches, states_of, write_array
-from bertsmith.recipes.rows import LabelledData, Rows, epoch_order
+from bertsmith.recipes.finetuning.rows import LabelledData, Rows, epoch_order
 from bertsmith.tasks.layers import parse_layers
 from bertsmith.tasks.metrics import better
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH

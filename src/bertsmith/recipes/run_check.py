@@ -11,7 +11,7 @@ from typing import Any
 
 from bertsmith.errors import BertsmithError
 from bertsmith.folder import load_model
-from bertsmith.recipes.data_check import Finding
+from bertsmith.recipes.finetuning.data_check import Finding
 from bertsmith.storage import read_json
 from bertsmith.train.sealed import verify_sealed
 

@@ -1,0 +1,250 @@
+"""Several fine-tuning runs on the same rows: over seeds, over the paper's grid, over folds.
+
+Each run is a folder of its own below one, in a process of its own, as many at once as cores and
+memory allow. A finished run leaves `result.json`; begun again, the whole goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
+from bertsmith.errors import FolderInUseError, StoppedError
+from bertsmith.model.memory import available_bytes
+from bertsmith.progress import ProgressLine
+from bertsmith.recipes.finetuning.finetune import finetune
+from bertsmith.recipes.finetuning.rows import Fold
+from bertsmith.storage import read_json, replace_file, replacing
+from bertsmith.tasks.metrics import better
+
+RESULT = "result.json"
+BEST = "best"
+# Bytes for each of the encoder's on disk, which has 4 a weight: weights, gradients, two moments,
+# and as much again for activations; and what Python and torch take.
+BYTES_FOR_EACH = 8
+BYTES_OF_A_PROCESS = 600 << 20
+
+PAPERS_GRID = tuple(product((16, 32), (5e-5, 3e-5, 2e-5), (2, 3, 4)))  # batch size, rate, epochs
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: the name of its folder and all that `finetune` takes."""
+
+    name: str
+    task: str
+    train: Path
+    model: Path
+    config: FinetuneConfig
+    optimizer: OptimizerConfig
+    columns: ColumnsConfig
+    options: TaskConfig
+    dev: Path | None = None
+    fold: Fold | None = None
+    random_weights: bool = False
+
+
+def with_seeds(trial: Trial, seeds: int) -> list[Trial]:
+    """Returns the trial under `seeds` seeds, from its own on."""
+    first = trial.config.seed
+    return [
+        replace(
+            trial,
+            name="-".join(filter(None, (trial.name, f"seed-{seed}"))),
+            config=replace(trial.config, seed=seed),
+        )
+        for seed in range(first, first + seeds)
+    ]
+
+
+def over_the_papers_grid(trial: Trial) -> list[Trial]:
+    """Returns the trial with each of the batch sizes, rates and epochs that the paper searched.
+
+    Source: Devlin et al. 2019, appendix A.3.
+    """
+    return [
+        replace(
+            trial,
+            name=f"batch-{batch_size}-rate-{rate:.0e}-epochs-{epochs}",
+            config=replace(trial.config, batch_size=batch_size, epochs=epochs),
+            optimizer=replace(trial.optimizer, learning_rate=rate),
+        )
+        for batch_size, rate, epochs in PAPERS_GRID
+    ]
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    out: Path,
+    *,
+    resume: bool,
+    say: Callable[[str], None],
+    workers: int | None = None,
+) -> list[dict[str, Any]]:
+    """Carries out all trials, each in `out/NAME`; returns their results in the trials' order.
+
+    Args:
+        trials: with names of their own.
+        out: folder above all runs.
+        resume: finished trials are kept, begun ones go on.
+        say: told of every trial that ends.
+        workers: processes at once; by default as many as cores and free memory allow.
+
+    Raises:
+        FolderInUseError: `out` holds something and `resume` is false.
+        BertsmithError: what the first failing trial raised; others that have finished are kept.
+    """
+    if not resume and out.exists() and any(out.iterdir()):
+        raise FolderInUseError(
+            f"{out}: holds {sorted(os.listdir(out))[0]}; go on with it by --resume, or choose "
+            f"another folder"
+        )
+    missing = [trial for trial in trials if not (out / trial.name / RESULT).is_file()]
+    workers = min(workers or _processes_that_fit(trials[0].model), max(1, len(missing)))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    say(f"{len(trials)} runs, {len(trials) - len(missing)} of them done, {workers} at a time")
+    context = get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting = {pool.submit(_carry_out, trial, out, threads): trial for trial in missing}
+        try:
+            for future in as_completed(waiting):
+                say(f"{waiting[future].name}: {_shown(future.result()['scores'])}")
+        except BaseException as error:
+            for future in waiting:
+                future.cancel()
+            if not isinstance(error, KeyboardInterrupt):
+                raise  # once those that run have ended
+            pool.shutdown()  # the same Ctrl-C makes every run save itself
+            raise StoppedError(f"{out}: stopped and saved; go on with --resume") from None
+    return [read_json(out / trial.name / RESULT) for trial in trials]
+
+
+def finetune_several(
+    trial: Trial,
+    out: Path,
+    *,
+    seeds: int = 1,
+    search: Literal["paper"] | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Fine-tunes under several seeds, or over the paper's grid, or both; keeps the best model.
+
+    Settings are compared by their mean over the seeds. Returns `scores`, the means of the best
+    setting, `deviations`, every run's own scores under `runs`, and the `winner`, whose model of the
+    best seed is copied to `out/best`.
+
+    Raises:
+        FolderInUseError, BertsmithError: see `run_trials`.
+    """
+    settings = over_the_papers_grid(trial) if search else [replace(trial, name="")]
+    groups = [with_seeds(setting, seeds) for setting in settings]
+    trials = [one for group in groups for one in group]
+    with ProgressLine() as progress:
+        results = run_trials(trials, out, resume=resume, say=progress.say)
+    by_name = dict(zip((one.name for one in trials), results, strict=True))
+    chosen_by = results[0]["chosen_by"]
+    best: dict[str, Any] | None = None
+    for group in groups:
+        found = summarize([by_name[one.name] for one in group], [one.name for one in group])
+        score = found["scores"][chosen_by]
+        if best is None or better(chosen_by, score, best["scores"][chosen_by]):
+            best, winners = found, group
+    assert best is not None, "there is one setting at least"
+    winner = keep_the_best(out, winners, [by_name[one.name] for one in winners], chosen_by)
+    everything = summarize(results, [one.name for one in trials])
+    return {
+        "scores": best["scores"],
+        "deviations": best["deviations"],
+        "best_epoch": by_name[winner]["best_epoch"],
+        "winner": winner,
+        "runs": everything["runs"],
+        "seconds": everything["seconds"],
+        "tokens_per_second": statistics.fmean(row["tokens_per_second"] for row in results),
+        "out": str(out),
+    }
+
+
+def summarize(results: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Returns mean and deviation of every score, and each run's own.
+
+    The deviation is that of a sample, with one less than the number of runs; 0 of one run.
+    """
+    scores = [found["scores"] for found in results]
+    return {
+        "scores": {name: statistics.fmean(row[name] for row in scores) for name in scores[0]},
+        "deviations": {
+            name: statistics.stdev(row[name] for row in scores) if len(scores) > 1 else 0.0
+            for name in scores[0]
+        },
+        "runs": {
+            name: {
+                key: found[key] for key in ("scores", "best_epoch", "seconds", "tokens_per_second")
+            }
+            for name, found in zip(names, results, strict=True)
+        },
+        "seconds": sum(found["seconds"] for found in results),
+    }
+
+
+def keep_the_best(
+    out: Path, trials: Sequence[Trial], results: Sequence[dict[str, Any]], chosen_by: str
+) -> str:
+    """Copies the best model of the trial with the best score to `out/best`; returns its name."""
+    winner = 0
+    for place, found in enumerate(results):
+        if better(chosen_by, found["scores"][chosen_by], results[winner]["scores"][chosen_by]):
+            winner = place
+    source = out / trials[winner].name / BEST
+    with replacing(out / BEST, known=set(os.listdir(source))) as building:
+        shutil.copytree(source, building, dirs_exist_ok=True)
+    return trials[winner].name
+
+
+def _carry_out(trial: Trial, out: Path, threads: int) -> dict[str, Any]:
+    place = out / trial.name
+    place.mkdir(parents=True, exist_ok=True)
+    log = out / f"{trial.name}.log"
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        sys.stderr = file  # what a run shows goes to its own file: they run side by side
+        try:
+            result = finetune(
+                trial.task,
+                trial.train,
+                trial.model,
+                place,
+                replace(trial.config, threads=threads),
+                trial.optimizer,
+                trial.columns,
+                trial.options,
+                dev=trial.dev,
+                fold=trial.fold,
+                random_weights=trial.random_weights,
+                resume=True,
+            )
+        finally:
+            sys.stderr = sys.__stderr__
+    replace_file(place / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def _processes_that_fit(model: Path) -> int:
+    weights = model / "model.safetensors"
+    needed = BYTES_OF_A_PROCESS
+    if weights.is_file():
+        needed += BYTES_FOR_EACH * weights.stat().st_size
+    return max(1, min(os.cpu_count() or 1, available_bytes() // needed))
+
+
+def _shown(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name} {score:.4g}" for name, score in scores.items())

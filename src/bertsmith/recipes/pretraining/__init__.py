@@ -1,0 +1,1 @@
+"""Pre-training, from the settings of a run to its report: `pretrain` is the door."""

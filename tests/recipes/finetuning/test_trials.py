@@ -1,0 +1,181 @@
+"""Several runs side by side: seeds, folds, what is kept of them, and going on after a stop."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from tests.recipes.finetuning.test_finetune import FAST, opinions, write_encoder, write_rows
+
+from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
+from bertsmith.errors import ConfigError, DataError, FolderInUseError
+from bertsmith.folder import load_model
+from bertsmith.predict import load
+from bertsmith.predictions import predict_file
+from bertsmith.recipes.finetuning.crossval import crossval
+from bertsmith.recipes.finetuning.rows import Fold, split_fold
+from bertsmith.recipes.finetuning.trials import (
+    PAPERS_GRID,
+    Trial,
+    finetune_several,
+    over_the_papers_grid,
+    with_seeds,
+)
+from bertsmith.tasks.classify import Classify
+from bertsmith.tasks.labelled import Example
+
+CONFIG = FinetuneConfig(epochs=1, batch_size=16, max_length=24, threads=1, restarts=0)
+
+
+def trial(folder: Path, count: int = 120, **changes: Any) -> Trial:
+    encoder = write_encoder(folder / "encoder")
+    rows = write_rows(folder / "train.csv", opinions(count, 1))
+    fields: dict[str, Any] = {
+        "name": "",
+        "task": "classify",
+        "train": rows,
+        "model": encoder,
+        "config": CONFIG,
+        "optimizer": FAST,
+        "columns": ColumnsConfig(),
+        "options": TaskConfig(),
+    }
+    return Trial(**(fields | changes))
+
+
+def test_the_papers_grid_is_that_of_appendix_a_3(tmp_path: Path) -> None:
+    found = over_the_papers_grid(trial(tmp_path))
+    assert len(PAPERS_GRID) == len(found) == len({one.name for one in found}) == 18
+    assert {one.config.batch_size for one in found} == {16, 32}
+    assert {one.optimizer.learning_rate for one in found} == {5e-5, 3e-5, 2e-5}
+    assert {one.config.epochs for one in found} == {2, 3, 4}
+
+
+def test_seeds_follow_the_first(tmp_path: Path) -> None:
+    found = with_seeds(trial(tmp_path, config=FinetuneConfig(seed=5)), 3)
+    assert [one.config.seed for one in found] == [5, 6, 7]
+    assert [one.name for one in found] == ["seed-5", "seed-6", "seed-7"]
+
+
+def test_several_seeds_give_mean_deviation_and_the_best_model(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    found = finetune_several(trial(tmp_path), out, seeds=2)
+    each = [run["scores"]["accuracy"] for run in found["runs"].values()]
+    assert len(each) == 2
+    assert found["scores"]["accuracy"] == statistics.fmean(each)
+    assert found["deviations"]["accuracy"] == statistics.stdev(each)
+    assert found["runs"][found["winner"]]["scores"]["accuracy"] == max(each)
+    assert load_model(out / "best").facts["scores"]["accuracy"] == max(each)
+    with pytest.raises(FolderInUseError, match="go on with it by --resume"):
+        finetune_several(trial(tmp_path), out, seeds=2)
+    (out / "seed-1/result.json").unlink()  # as a run that was stopped
+    again = finetune_several(trial(tmp_path), out, seeds=2, resume=True)
+    assert again["scores"] == found["scores"]
+    assert (
+        json.loads((out / "seed-0/result.json").read_text())["scores"]
+        == (found["runs"]["seed-0"]["scores"])
+    )
+
+
+def test_cross_validation_predicts_every_row_once_and_writes_a_submission(tmp_path: Path) -> None:
+    test = tmp_path / "test.csv"
+    with test.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text"])
+        rows = opinions(20, 9)
+        writer.writerows([f"t{number}", row["text"]] for number, row in enumerate(rows))
+    out, submission = tmp_path / "folds", tmp_path / "submission.csv"
+    config = FinetuneConfig(epochs=8, batch_size=8, max_length=24, threads=1)
+    found = crossval(
+        trial(tmp_path, 300, config=config), out, folds=2, test=test, submission=submission
+    )
+    assert set(found["runs"]) == {"fold-0", "fold-1"}
+    with (out / "out_of_fold.csv").open(newline="") as file:
+        predicted = list(csv.DictReader(file))
+    assert len({row["row"] for row in predicted}) == len(predicted) == 300
+    assert found["out_of_fold"]["accuracy"] > 0.9
+    with submission.open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    assert [row["id"] for row in answers] == [f"t{number}" for number in range(20)]
+    labels = [row["label"] for row in answers]
+    hits = sum(label == row["label"] for label, row in zip(labels, rows, strict=True))
+    assert hits >= 18
+
+
+def test_each_fold_tunes_its_threshold_and_their_mean_judges_the_test_rows(tmp_path: Path) -> None:
+    """Three rows in ten are praised, and their words tell nothing of it."""
+    rng = Random(0)
+    rows = opinions(120, 1)
+    for row in rows:
+        row["label"] = "praise" if rng.random() < 0.3 else "blame"
+    given = trial(tmp_path, options=TaskConfig(tune_thresholds=True))
+    write_rows(given.train, rows)
+    test = write_rows(
+        tmp_path / "test.csv", [{k: row[k] for k in ("id", "text")} for row in opinions(40, 9)]
+    )
+    out, submission = tmp_path / "folds", tmp_path / "submission.csv"
+    crossval(given, out, folds=2, test=test, submission=submission)
+    thresholds = []
+    shares: list[list[float]] = []
+    for number in range(2):
+        model = load(out / f"fold-{number}/best")
+        thresholds += model.facts["thresholds"]
+        predict_file(model, test, tmp_path / "one.csv")
+        with (tmp_path / "one.csv").open(newline="") as file:
+            shares.append([float(row["probability_praise"]) for row in csv.DictReader(file)])
+    assert len(thresholds) == 2 and thresholds != [0.5, 0.5]
+    with (out / "out_of_fold.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            is_praise = float(row["praise"]) > thresholds[int(row["fold"])]
+            assert row["prediction"] == ("praise" if is_praise else "blame")
+    with submission.open(newline="") as file:
+        answers = [row["label"] for row in csv.DictReader(file)]
+    bar = statistics.fmean(thresholds)
+    means = [statistics.fmean(each) for each in zip(*shares, strict=True)]
+    assert answers == ["praise" if mean > bar else "blame" for mean in means]
+
+
+def examples(labels: str, groups: str = "") -> list[Example]:
+    return [
+        Example(f"f:{place}", "text", None, label, groups[place] if groups else None)
+        for place, label in enumerate(labels)
+    ]
+
+
+def test_folds_hold_every_row_once_and_the_same_mixture() -> None:
+    rows = examples("a" * 30 + "b" * 12)
+    Random(0).shuffle(rows)
+    task = Classify(("a", "b"))
+    inside = [split_fold(task, rows, Fold(number, 3), seed=4)[1] for number in range(3)]
+    assert sorted(row.where for part in inside for row in part) == sorted(r.where for r in rows)
+    for part in inside:
+        assert Counter(row.label for row in part) == {"a": 10, "b": 4}
+    again = [split_fold(task, rows, Fold(number, 3), seed=4)[1] for number in range(3)]
+    assert again == inside
+
+
+def test_rows_of_a_group_stay_together() -> None:
+    rows = examples("ab" * 12, "ppqqrrssttuuvvwwxxyyzz00")
+    task = Classify(("a", "b"))
+    for number in range(3):
+        rest, inside = split_fold(task, rows, Fold(number, 3, by_group=True), seed=0)
+        assert inside and not {row.id for row in rest} & {row.id for row in inside}
+
+
+def test_too_few_rows_for_the_folds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2 rows cannot be split into 5 folds; .* --folds"):
+        split_fold(Classify(("a", "b")), examples("ab"), Fold(0, 5), seed=0)
+    with pytest.raises(ConfigError, match="test and submission belong together"):
+        crossval(trial(tmp_path), tmp_path / "out", test=tmp_path / "test.csv")
+
+
+def test_a_failing_run_says_why(tmp_path: Path) -> None:
+    broken = trial(tmp_path, optimizer=OptimizerConfig(learning_rate=1e30))
+    with pytest.raises(Exception, match="loss is|gradient_norm is"):
+        finetune_several(broken, tmp_path / "runs", seeds=2)
