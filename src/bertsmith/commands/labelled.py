@@ -50,7 +50,7 @@ def finetune(
     seeds: Annotated[int, Help("runs under this many seeds; their mean is the score")] = 1,
     search: Annotated[
         Literal["paper"] | None,
-        Help("try the paper's batch sizes, rates and epochs; keep the best"),
+        Help("try the paper's batch sizes, rates and epochs where not given; keep the best"),
     ] = None,
     random_weights: Annotated[bool, Help("start from random weights, for comparison")] = False,
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
@@ -67,11 +67,13 @@ def finetune(
     run = given.stage(FinetuneConfig, max_length=usual_max_length(task))
     optimizer = given.stage(OptimizerConfig, learning_rate=usual_learning_rate(folder))
     columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
-    if seeds > 1 or search:
+    if seeds != 1 or search:
         trial = Trial(
             "", task, train, folder, run, optimizer, columns, options, dev, None, random_weights
         )
-        return finetune_several(trial, out, seeds=seeds, search=search, resume=resume)
+        return finetune_several(
+            trial, out, seeds=seeds, search=search, kept=given.values, resume=resume
+        )
     return finetune(
         task,
         train,

@@ -184,30 +184,38 @@ def read_layout(path: Path, known: Sequence[str], labels: Sequence[str]) -> Layo
     return layout
 
 
+def check_ids(layout: Layout, ids: Sequence[str | None]) -> None:
+    """Raises DataError where the ids of the data are not those of a layout, or one stands twice."""
+    found: set[str] = set()
+    for one in ids:
+        assert one is not None, "rows for a submission are read with their ids"
+        if one in found:
+            raise DataError(
+                f"{layout.path}: {layout.id_column} {one!r} stands twice in the data; "
+                f"expected every id once"
+            )
+        found.add(one)
+    known = set(layout.ids)
+    for lacking, where in ((known - found, "the data"), (found - known, str(layout.path))):
+        if lacking:
+            first = next(one for one in (*layout.ids, *ids) if one in lacking)
+            raise DataError(
+                f"{layout.path}: {len(lacking)} ids do not stand in {where}, the first of them "
+                f"{first!r}; expected the ids of the data and of the sample to be the same"
+            )
+
+
 def write_submission(
     path: Path, rows: Iterable[Answered], layout: Layout, *, excel_safe: bool = False
 ) -> int:
     """Writes predictions with the columns and in the order of a sample submission.
 
     Raises:
-        DataError: the ids are not those of the sample, or one stands twice.
+        DataError: see `check_ids`.
     """
-    found: dict[str, Answered] = {}
-    for row in rows:
-        assert row.id is not None, "rows for a submission are read with their ids"
-        if row.id in found:
-            raise DataError(
-                f"{layout.path}: {layout.id_column} {row.id!r} stands twice in the data; "
-                f"expected every id once"
-            )
-        found[row.id] = row
-    for one, other, where in ((layout.ids, found, "the data"), (found, layout.ids, layout.path)):
-        lacking = [name for name in one if name not in set(other)]
-        if lacking:
-            raise DataError(
-                f"{layout.path}: {len(lacking)} ids do not stand in {where}, the first of them "
-                f"{lacking[0]!r}; expected the ids of the data and of the sample to be the same"
-            )
+    answered = list(rows)
+    check_ids(layout, [row.id for row in answered])
+    found = {row.id: row for row in answered}
     with new_file(path, "w") as file:
         write_row = row_writer(file, excel_safe=excel_safe)
         write_row(layout.columns)

@@ -7,6 +7,8 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from bertsmith.cores import usable_cores
+
 EXTRAS = {"report": ("matplotlib",)}
 CORE = ("bertsmith", "torch", "numpy", "safetensors", "tokenizers", "pyarrow", "scikit-learn")
 
@@ -25,7 +27,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: metadata.version(name) for name in CORE},
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(_memory_bytes() / 2**30, 1),
         "devices": _devices(torch),

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from bertsmith.cores import usable_cores
 from bertsmith.errors import BertsmithError
 
 Item = TypeVar("Item")
@@ -45,7 +46,7 @@ def map_in_order(
         BertsmithError: a process was killed, ended, or took longer than `timeout_seconds` for one
             item; the message names process and item. The other processes are ended.
     """
-    workers = workers or cores()
+    workers = workers or usable_cores()
     first = list(_take(items, 2))
     items = chain(first, items)
     if workers == 1 or len(first) < 2:  # starting a process would take longer
@@ -62,11 +63,6 @@ def map_in_order(
             yield waiting.popleft().result()
     finally:
         crew.end()
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _take(items: Iterator[Item], most: int) -> Iterator[Item]:

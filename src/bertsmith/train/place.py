@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bertsmith.cores import usable_cores
 from bertsmith.errors import ConfigError
 
 # What torchrun tells a process; the last two say where the ranks meet.
@@ -26,7 +27,7 @@ class Place:
     @property
     def threads(self) -> int:
         """Returns how many threads a rank of this machine may take for all to have as many."""
-        return max(1, (os.cpu_count() or 1) // self.local_count)
+        return max(1, usable_cores() // self.local_count)
 
 
 def place_of_this_process(environment: Mapping[str, str] = os.environ) -> Place:

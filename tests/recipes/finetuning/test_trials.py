@@ -6,6 +6,7 @@ import csv
 import json
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,14 +15,13 @@ import pytest
 from tests.recipes.finetuning.test_finetune import FAST, opinions, write_encoder, write_rows
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
-from bertsmith.errors import ConfigError, DataError, FolderInUseError
+from bertsmith.errors import BertsmithError, ConfigError, DataError, FolderInUseError
 from bertsmith.folder import load_model
 from bertsmith.predict import load
 from bertsmith.predictions import predict_file
 from bertsmith.recipes.finetuning.crossval import crossval
 from bertsmith.recipes.finetuning.rows import Fold, split_fold
 from bertsmith.recipes.finetuning.trials import (
-    PAPERS_GRID,
     Trial,
     finetune_several,
     over_the_papers_grid,
@@ -51,7 +51,7 @@ def trial(folder: Path, count: int = 120, **changes: Any) -> Trial:
 
 def test_the_papers_grid_is_that_of_appendix_a_3(tmp_path: Path) -> None:
     found = over_the_papers_grid(trial(tmp_path))
-    assert len(PAPERS_GRID) == len(found) == len({one.name for one in found}) == 18
+    assert len(found) == len({one.name for one in found}) == 18
     assert {one.config.batch_size for one in found} == {16, 32}
     assert {one.optimizer.learning_rate for one in found} == {5e-5, 3e-5, 2e-5}
     assert {one.config.epochs for one in found} == {2, 3, 4}
@@ -179,3 +179,79 @@ def test_a_failing_run_says_why(tmp_path: Path) -> None:
     broken = trial(tmp_path, optimizer=OptimizerConfig(learning_rate=1e30))
     with pytest.raises(Exception, match="loss is|gradient_norm is"):
         finetune_several(broken, tmp_path / "runs", seeds=2)
+
+
+def test_what_is_given_stays_out_of_the_papers_grid(tmp_path: Path) -> None:
+    given = trial(tmp_path)
+    found = over_the_papers_grid(given, kept={"batch_size", "epochs"})
+    assert [one.optimizer.learning_rate for one in found] == [5e-5, 3e-5, 2e-5]
+    assert {(one.config.batch_size, one.config.epochs) for one in found} == {(16, 1)}
+    (only,) = over_the_papers_grid(given, kept={"batch_size", "epochs", "learning_rate"})
+    assert (only.config, only.optimizer) == (given.config, given.optimizer)
+
+
+def test_given_threads_are_those_of_every_run(tmp_path: Path) -> None:
+    config = replace(CONFIG, threads=1)
+    out = tmp_path / "runs"
+    finetune_several(trial(tmp_path, 40, config=config), out, seeds=2)
+    for number in range(2):
+        assert json.loads((out / f"seed-{number}/settings.json").read_text())["threads"] == 1
+
+
+@pytest.mark.parametrize("seeds", [0, -3])
+def test_no_runs_at_all_are_refused(tmp_path: Path, seeds: int) -> None:
+    with pytest.raises(ConfigError, match=f"seeds is {seeds}; expected 1 or more"):
+        finetune_several(trial(tmp_path), tmp_path / "runs", seeds=seeds)
+
+
+@pytest.mark.parametrize("folds", [1, 0, -1])
+def test_fewer_than_two_folds_are_refused(tmp_path: Path, folds: int) -> None:
+    with pytest.raises(ConfigError, match=f"folds is {folds}; expected 2 or more"):
+        crossval(trial(tmp_path), tmp_path / "runs", folds=folds)
+
+
+def test_out_of_fold_has_ids_labels_and_the_order_of_the_file(tmp_path: Path) -> None:
+    given = trial(tmp_path, 40)
+    rows = opinions(40, 1)
+    for number, row in enumerate(rows):
+        row["writer"] = f"writer-{number % 8}"
+    write_rows(given.train, rows)
+    out = tmp_path / "folds"
+    crossval(given, out, folds=2, group_column="writer")
+    with (out / "out_of_fold.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["id"] for row in found] == [str(row["id"]) for row in rows]
+    assert [row["label"] for row in found] == [row["label"] for row in rows]
+    assert [row["row"].rpartition(":")[2] for row in found] == [str(n + 2) for n in range(40)]
+    folds_of = {(row["fold"], mate["writer"]) for row, mate in zip(found, rows, strict=True)}
+    assert len(folds_of) == 8  # each writer's rows are in one fold
+    assert {row["fold"] for row in found} == {"0", "1"}
+
+
+def bad_requests(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    """Returns what is wrong with what is asked for besides training, and what is said of it."""
+    test = write_rows(folder / "test.csv", opinions(4, 9))
+    headless = folder / "none.csv"
+    headless.write_text("a,b\n1,2\n")
+    sample = folder / "sample.csv"
+    sample.write_text("id,label\nother,blame\n")
+    twice = write_rows(folder / "twice.csv", opinions(2, 9) * 2)
+    both = {"test": test, "submission": folder / "out.csv"}
+    return {
+        "no test file": (both | {"test": folder / "no.csv"}, "no.csv: there is no such file"),
+        "no text": (both | {"test": headless}, "none.csv.*--text-column"),
+        "suffix": (both | {"submission": folder / "out.parquet"}, "ends in .csv"),
+        "sample of others": (both | {"like": sample}, "ids do not stand in"),
+        "id twice": (both | {"test": twice}, "stands twice"),
+        "group": ({"group_column": "wrighter"}, "train.csv: group_column is 'wrighter'; .*columns"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["no test file", "no text", "suffix", "sample of others", "id twice", "group"]
+)
+def test_what_is_wrong_besides_training_is_said_before_it(tmp_path: Path, name: str) -> None:
+    flags, message = bad_requests(tmp_path)[name]
+    with pytest.raises(BertsmithError, match=message):
+        crossval(trial(tmp_path), tmp_path / "runs", folds=2, **flags)
+    assert not (tmp_path / "runs").exists()

@@ -11,7 +11,7 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
-from bertsmith.errors import FolderInUseError, StoppedError
+from bertsmith.cores import usable_cores
+from bertsmith.errors import ConfigError, FolderInUseError, StoppedError
 from bertsmith.model.memory import available_bytes
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.finetuning.finetune import finetune
@@ -35,7 +36,10 @@ BEST = "best"
 BYTES_FOR_EACH = 8
 BYTES_OF_A_PROCESS = 600 << 20
 
-PAPERS_GRID = tuple(product((16, 32), (5e-5, 3e-5, 2e-5), (2, 3, 4)))  # batch size, rate, epochs
+# The paper's grid, appendix A.3.
+BATCH_SIZES = (16, 32)
+RATES = (5e-5, 3e-5, 2e-5)
+EPOCHS = (2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -68,19 +72,25 @@ def with_seeds(trial: Trial, seeds: int) -> list[Trial]:
     ]
 
 
-def over_the_papers_grid(trial: Trial) -> list[Trial]:
+def over_the_papers_grid(trial: Trial, kept: Collection[str] = ()) -> list[Trial]:
     """Returns the trial with each of the batch sizes, rates and epochs that the paper searched.
+
+    Those of `batch_size`, `learning_rate` and `epochs` that are named in `kept` stay the trial's.
 
     Source: Devlin et al. 2019, appendix A.3.
     """
+    config, optimizer = trial.config, trial.optimizer
+    batch_sizes = (config.batch_size,) if "batch_size" in kept else BATCH_SIZES
+    rates = (optimizer.learning_rate,) if "learning_rate" in kept else RATES
+    epochs = (config.epochs,) if "epochs" in kept else EPOCHS
     return [
         replace(
             trial,
-            name=f"batch-{batch_size}-rate-{rate:.0e}-epochs-{epochs}",
-            config=replace(trial.config, batch_size=batch_size, epochs=epochs),
-            optimizer=replace(trial.optimizer, learning_rate=rate),
+            name=f"batch-{batch_size}-rate-{rate:g}-epochs-{count}",
+            config=replace(config, batch_size=batch_size, epochs=count),
+            optimizer=replace(optimizer, learning_rate=rate),
         )
-        for batch_size, rate, epochs in PAPERS_GRID
+        for batch_size, rate, count in product(batch_sizes, rates, epochs)
     ]
 
 
@@ -99,7 +109,8 @@ def run_trials(
         out: folder above all runs.
         resume: finished trials are kept, begun ones go on.
         say: told of every trial that ends.
-        workers: processes at once; by default as many as cores and free memory allow.
+        workers: processes at once; by default as many as cores and free memory allow, each with
+            its share of the cores as threads, or with the threads that the trials ask for.
 
     Raises:
         FolderInUseError: `out` holds something and `resume` is false.
@@ -111,8 +122,10 @@ def run_trials(
             f"another folder"
         )
     missing = [trial for trial in trials if not (out / trial.name / RESULT).is_file()]
-    workers = min(workers or _processes_that_fit(trials[0].model), max(1, len(missing)))
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    asked = trials[0].config.threads
+    workers = workers or _processes_that_fit(trials[0].model, asked or 1)
+    workers = min(workers, max(1, len(missing)))
+    threads = asked or max(1, usable_cores() // workers)
     say(f"{len(trials)} runs, {len(trials) - len(missing)} of them done, {workers} at a time")
     context = get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -136,21 +149,29 @@ def finetune_several(
     *,
     seeds: int = 1,
     search: Literal["paper"] | None = None,
+    kept: Collection[str] = (),
     resume: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes under several seeds, or over the paper's grid, or both; keeps the best model.
 
-    Settings are compared by their mean over the seeds. Returns `scores`, the means of the best
+    The settings named in `kept` are the trial's in all runs, whatever the grid has. Settings are
+    compared by their mean over the seeds. Returns `scores`, the means of the best
     setting, `deviations`, every run's own scores under `runs`, and the `winner`, whose model of the
     best seed is copied to `out/best`.
 
     Raises:
+        ConfigError: `seeds` is not 1 or more.
         FolderInUseError, BertsmithError: see `run_trials`.
     """
-    settings = over_the_papers_grid(trial) if search else [replace(trial, name="")]
+    if seeds < 1:
+        raise ConfigError(f"seeds is {seeds}; expected 1 or more: how many runs there shall be")
+    settings = over_the_papers_grid(trial, kept) if search else [replace(trial, name="")]
     groups = [with_seeds(setting, seeds) for setting in settings]
     trials = [one for group in groups for one in group]
     with ProgressLine() as progress:
+        fixed = [name for name in ("batch_size", "learning_rate", "epochs") if name in kept]
+        if search and fixed:
+            progress.say(f"{', '.join(fixed)} as given: {len(settings)} settings of the grid")
         results = run_trials(trials, out, resume=resume, say=progress.say)
     by_name = dict(zip((one.name for one in trials), results, strict=True))
     chosen_by = results[0]["chosen_by"]
@@ -238,12 +259,13 @@ def _carry_out(trial: Trial, out: Path, threads: int) -> dict[str, Any]:
     return result
 
 
-def _processes_that_fit(model: Path) -> int:
+def _processes_that_fit(model: Path, threads: int) -> int:
+    """Returns how many runs of so many threads the cores and the free memory take."""
     weights = model / "model.safetensors"
     needed = BYTES_OF_A_PROCESS
     if weights.is_file():
         needed += BYTES_FOR_EACH * weights.stat().st_size
-    return max(1, min(os.cpu_count() or 1, available_bytes() // needed))
+    return max(1, min(usable_cores() // threads, available_bytes() // needed))
 
 
 def _shown(scores: dict[str, float]) -> str:

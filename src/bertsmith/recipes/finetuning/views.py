@@ -45,6 +45,8 @@ class Eye:
     size_name: str
     # What was wanted and what was found, of a wrong answer; None: the view's, and the answer.
     sides: Callable[[Any, Prediction], tuple[str, str]] | None = None
+    # What was wanted, as answers spell it; None: the view's.
+    label: Callable[[Any], str] | None = None
 
 
 def mistake_in(task: Task, example: Any, prediction: Prediction) -> Mistake | None:
@@ -59,6 +61,12 @@ def mistake_in(task: Task, example: Any, prediction: Prediction) -> Mistake | No
         wanted, found = eye.sides(example, prediction)
     text = " | ".join(map(shortened, view.texts))
     return Mistake(example.where, text, shortened(wanted), shortened(found), size)
+
+
+def label_of_row(task: Task, example: Any) -> str:
+    """Returns what is wanted of a row, spelt as the task's answers are."""
+    eye = EYES[task.name]
+    return eye.label(example) if eye.label else eye.view(example).wanted
 
 
 def shortened(text: str, longest: int = 240) -> str:
@@ -122,6 +130,10 @@ def _choice_sides(example: Any, prediction: Prediction) -> tuple[str, str]:
     return example.endings[example.label], prediction.more["ending"]
 
 
+def _choice_label(example: Any) -> str:
+    return example.names[example.label]
+
+
 def _tagged_view(example: Any) -> View:
     tags = example.tags or ()
     return View((" ".join(example.words),), " ".join(tags), kinds_of(tags))
@@ -165,7 +177,7 @@ SURE = "sure"
 EYES = {
     "classify": Eye(_text_view, _label_size, SURE),
     "regress": Eye(_text_view, _number_size, "off by"),
-    "choose": Eye(_choice_view, _choice_size, SURE, _choice_sides),
+    "choose": Eye(_choice_view, _choice_size, SURE, _choice_sides, _choice_label),
     "tag": Eye(_tagged_view, _tagged_size, SURE, _tagged_sides),
     "answer": Eye(_question_view, _question_size, SURE, _question_sides),
 }
