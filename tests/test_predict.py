@@ -158,12 +158,24 @@ def test_another_name_of_the_text_column_is_asked_for_or_guessed(
         in (predict_file(classifier, path, tmp_path / "out.jsonl")["columns"])
     )
     (first, _) = (tmp_path / "out.jsonl").read_text().splitlines()
-    assert json.loads(first).keys() == {"index", "prediction", "probabilities"}
+    assert json.loads(first).keys() == {"index", "prediction", "probabilities", "was_cut"}
     path.write_text("x\ty\tz\n0\ta b\t1\n")
     with pytest.raises(DataError, match="--text-column"):
         predict_file(classifier, path, tmp_path / "out.csv")
     flags = ColumnsConfig(text_column="y", id_column="x")
     assert predict_file(classifier, path, tmp_path / "out.csv", flags)["rows"] == 1
+
+
+def test_each_row_says_whether_its_text_was_cut(tmp_path: Path, classifier: Model) -> None:
+    longest = classifier.facts["max_length"]
+    data = write_texts(tmp_path / "test.csv", ["a b", "a " * (longest + 1), "a " * (longest - 2)])
+    result = predict_file(classifier, data, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["was_cut"] for row in csv.DictReader(file)] == ["0", "1", "0"]
+    assert result["cut_texts"] == 1
+    predict_file(classifier, data, tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["was_cut"] for line in lines] == [False, True, False]
 
 
 def test_what_a_model_has_no_head_for_is_refused(

@@ -255,3 +255,40 @@ def test_real_sets_have_the_published_number_of_rows(
 ) -> None:
     table = open_table(shared_data / name, ColumnsConfig(no_header=no_header))
     assert sum(1 for _ in table.rows()) == count
+
+
+@pytest.mark.parametrize(("name", "mark"), [("semicolon", ";"), ("pipe", "|")])
+def test_other_delimiters_are_read_where_they_are_named(
+    tmp_path: Path, name: str, mark: str
+) -> None:
+    path = write(tmp_path / "a.csv", f'id{mark}text\n1{mark}"a{mark} b, c"\n')
+    assert rows(path, delimiter=name) == [{"id": "1", "text": f"a{mark} b, c"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("a.csv", "id;text;label", "has no comma but 2 of ';'.*add --delimiter semicolon"),
+        ("a.csv", "id\ttext", "has no comma but 1 of .*add --delimiter tab"),
+        ("a.csv", "id|text", ".*add --delimiter pipe, or --delimiter comma if"),
+        ("a.tsv", "id,text", "has no tab but 1 of ','.*add --delimiter comma"),
+    ],
+)
+def test_a_header_of_another_delimiter_is_refused(
+    tmp_path: Path, name: str, header: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=f"{name}:1: {message}"):
+        rows(write(tmp_path / name, f"{header}\n1\n"))
+
+
+def test_a_single_column_may_be_called_anything_where_its_delimiter_is_named(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "a.csv", "words; all of them\nhello\n")
+    assert rows(path, delimiter="comma") == [{"words; all of them": "hello"}]
+    assert rows(write(tmp_path / "b.tsv", "well, one\nb, c\n"), no_header=True)[1] == {"0": "b, c"}
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="is a folder; expected the file of a table"):
+        rows(tmp_path)

@@ -300,3 +300,15 @@ def test_published_files_have_their_published_sizes(
     assert len(rows) == num_sentences
     assert sum(len(row.words) for row in rows) == num_words
     assert len({row.document for row in rows}) == num_documents
+
+
+def test_a_csv_of_words_is_refused_with_the_forms_that_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "ner.csv", "Sentence #,Word,Tag\n1,Rome,B-LOC\n")
+    with pytest.raises(DataError, match="ner.csv: is a CSV by its name; expected a word and its"):
+        read(path)
+
+
+def test_names_of_columns_are_not_learnt_as_a_tag(tmp_path: Path) -> None:
+    path = write(tmp_path / "ner.tsv", "word\ttag\nRome\tB-LOC\n")
+    with pytest.raises(DataError, match="ner.tsv:1: 'word.ttag' looks like names of columns"):
+        read(path)

@@ -77,7 +77,8 @@ class ColumnsConfig(Settings):
     ] = None
     id_column: Annotated[str | None, Help("column that names a row in predictions")] = None
     delimiter: Annotated[
-        Literal["comma", "tab"] | None, Help("between columns; by default as the file's name says")
+        Literal["comma", "tab", "semicolon", "pipe"] | None,
+        Help("between columns; by default as the file's name says"),
     ] = None
     no_header: Annotated[bool, Help("the first row is data; columns are named 0, 1, 2..")] = False
     file_encoding: Annotated[str, Help("encoding of the labelled files")] = "utf-8"

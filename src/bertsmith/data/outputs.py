@@ -22,6 +22,7 @@ from bertsmith.errors import ConfigError, DataError, StorageError
 
 PREDICTION = "prediction"  # name of the column; those of probabilities begin with the next
 PROBABILITY = "probability_"
+WAS_CUT = "was_cut"
 
 # What spreadsheets take for the beginning of a formula, unless the whole cell is a number.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -36,6 +37,7 @@ class Answered:
     answer: str | float  # a label, or a number
     probabilities: Mapping[str, float]  # by label; none for a number
     marks: Mapping[str, int] = field(default_factory=dict)  # 0 or 1 by label, to stand in columns
+    was_cut: bool | None = None  # the model did not see the end of the text; None: nothing is said
 
 
 @contextmanager
@@ -118,7 +120,8 @@ def write_predictions(
     """Writes predictions as CSV, or as JSON lines by the file's name; returns their number.
 
     A row has its id, if the file has ids, the prediction, or in its place the columns of `marks`,
-    and the probability of each label. `excel_safe` is for CSV alone; see `excel_safe_cell`.
+    the probability of each label, and whether its text was cut. `excel_safe` is for CSV alone; see
+    `excel_safe_cell`.
     """
     count = 0
     with new_file(path, "w") as file:
@@ -130,14 +133,17 @@ def write_predictions(
                 cells: dict[str, Any] = {**ids, **said}
                 if row.probabilities:
                     cells["probabilities"] = dict(row.probabilities)
+                if row.was_cut is not None:
+                    cells[WAS_CUT] = row.was_cut
                 file.write(json.dumps(cells, ensure_ascii=False) + "\n")
             else:
+                cut = {} if row.was_cut is None else {WAS_CUT: int(row.was_cut)}
                 if count == 0:
                     names = [PROBABILITY + label for label in row.probabilities]
-                    write_row([*ids, *(row.marks or [PREDICTION]), *names])
+                    write_row([*ids, *(row.marks or [PREDICTION]), *names, *cut])
                 numbers = map(spelt, row.probabilities.values())
                 marks = row.marks.values() or [spelt(row.answer)]
-                write_row([*ids.values(), *marks, *numbers])
+                write_row([*ids.values(), *marks, *numbers, *cut.values()])
             count += 1
     return count
 

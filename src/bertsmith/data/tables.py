@@ -2,7 +2,8 @@
 
 A value that is text stays the text that the file holds: `NA`, `null` and `nan` are words. Rows end
 at a line feed (or CR LF) and nowhere else, so U+2028, U+0085 and U+001C may stand inside a text.
-CSV follows RFC 4180; in TSV a quote is a plain character, as in the GLUE files.
+CSV follows RFC 4180, with semicolons or pipes for commas where that is asked for; in TSV a quote is
+a plain character, as in the GLUE files.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ SUFFIXES: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+
+
+DELIMITERS = {"comma": ",", "semicolon": ";", "pipe": "|", "tab": "\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +103,9 @@ class Table:
     columns: tuple[str, ...]
     has_header: bool
     encoding: str
-    left_out: frozenset[int] = (
-        frozenset()
-    )  # lines of CSV or TSV on which rows begin that are not read
+    delimiter: str = ","  # of CSV
+    # Lines of CSV or TSV on which rows begin that are not read.
+    left_out: frozenset[int] = frozenset()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Yields the rows in file order; of a parquet file only `columns` are read, if given.
@@ -115,13 +119,20 @@ class Table:
             return _json_rows(self.path, self.encoding)
         return self._delimited_rows()
 
+    def records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yields the cells of every row of CSV or TSV, and the line on which it begins.
+
+        A blank line is a row without cells.
+        """
+        records = _records(self.path, self.format, self.encoding, self.delimiter)
+        if self.has_header:
+            next(records, None)
+        return records
+
     def _delimited_rows(self) -> Iterator[Row]:
         expected = len(self.columns)
         blank: int | None = None  # a blank line is an error unless only blank lines follow it
-        records = _records(self.path, self.format, self.encoding)
-        if self.has_header:
-            next(records, None)
-        for number, cells in records:
+        for number, cells in self.records():
             if number in self.left_out:
                 continue
             if not cells:
@@ -133,7 +144,7 @@ class Table:
 
     def _refuse_row(self, number: int, cells: list[str]) -> NoReturn:
         found = f"{len(cells)} columns" if cells else "a blank line"
-        mend = "" if self.format != "csv" else "; quote a text that holds a comma"
+        mend = f"; quote a text that holds a {self.delimiter!r}" if self.format == "csv" else ""
         raise DataError(
             f"{self.path}:{number}: found {found}, expected {len(self.columns)} "
             f"({', '.join(self.columns)}){mend}"
@@ -147,19 +158,27 @@ def open_table(path: Path, config: ColumnsConfig) -> Table:
         MissingInputError: there is no such file.
         DataError: it is empty, of an unknown format, or its header is not one.
     """
+    if path.is_dir():
+        raise MissingInputError(
+            f"{path}: is a folder; expected the file of a table, or --glue with the folder of one "
+            f"of its tasks"
+        )
     if not path.is_file():
         raise MissingInputError(f"{path}: there is no such file; expected a table of rows")
     encoding = known_encoding(config.file_encoding)
     kind = _format_of(path, config, encoding)
     if kind in ("parquet", "jsonl") and (config.no_header or config.delimiter):
         raise ConfigError(f"{path}: no_header and delimiter are for CSV and TSV, not for {kind}")
+    delimiter = DELIMITERS[config.delimiter or "comma"]
     if kind == "parquet":
         columns: Sequence[str] = _parquet_file(path).schema_arrow.names
     elif kind == "jsonl":
         first_row = next(_json_rows(path, encoding), None)
         columns = list(first_row.cells) if first_row else []
     else:
-        _, columns = next(_records(path, kind, encoding), (1, []))
+        _, columns = next(_records(path, kind, encoding, delimiter), (1, []))
+        if config.delimiter is None and kind in ("csv", "tsv") and not config.no_header:
+            _refuse_other_delimiter(path, kind, columns)
         if kind == "lines":
             columns = ["text"] if columns else []
         elif config.no_header:
@@ -179,7 +198,22 @@ def open_table(path: Path, config: ColumnsConfig) -> Table:
             f"expected lines that end in LF or CR LF: is it UTF-16? then add --file-encoding utf-16"
         )
     has_header = kind in ("csv", "tsv") and not config.no_header
-    return Table(path, kind, tuple(columns), has_header, encoding)
+    return Table(path, kind, tuple(columns), has_header, encoding, delimiter)
+
+
+def _refuse_other_delimiter(path: Path, kind: Format, columns: Sequence[str]) -> None:
+    """Raises DataError where a header is one column that another delimiter makes several of."""
+    if len(columns) != 1:
+        return
+    own = "comma" if kind == "csv" else "tab"
+    times = {name: columns[0].count(mark) for name, mark in DELIMITERS.items() if name != own}
+    name = max(times, key=times.__getitem__)
+    if times[name]:
+        raise DataError(
+            f"{path}:1: has no {own} but {times[name]} of {DELIMITERS[name]!r} in its first row "
+            f"{columns[0][:60]!r}; expected columns with {own}s between: add --delimiter {name}, "
+            f"or --delimiter {own} if this is the name of one column"
+        )
 
 
 def torn_rows(table: Table) -> tuple[int, list[int]]:
@@ -191,10 +225,7 @@ def torn_rows(table: Table) -> tuple[int, list[int]]:
     whole = 0
     torn: list[int] = []
     end = 0  # of `torn`, without the blank lines that have come last
-    records = _records(table.path, table.format, table.encoding)
-    if table.has_header:
-        next(records, None)
-    for number, cells in records:
+    for number, cells in table.records():
         if len(cells) == len(table.columns):
             whole += 1
             end = len(torn)
@@ -207,7 +238,7 @@ def torn_rows(table: Table) -> tuple[int, list[int]]:
 
 def _format_of(path: Path, config: ColumnsConfig, encoding: str) -> Format:
     if config.delimiter:
-        return "csv" if config.delimiter == "comma" else "tsv"
+        return "tsv" if config.delimiter == "tab" else "csv"
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
     if suffix not in SUFFIXES:
@@ -223,11 +254,13 @@ def _format_of(path: Path, config: ColumnsConfig, encoding: str) -> Format:
 # ------------------------------------------------------------------------------ text formats
 
 
-def _records(path: Path, kind: Format, encoding: str) -> Iterator[tuple[int, list[str]]]:
+def _records(
+    path: Path, kind: Format, encoding: str, delimiter: str
+) -> Iterator[tuple[int, list[str]]]:
     """Yields each record with the line on which it begins; a blank line is a record of no cells."""
     lines = text_lines(path, encoding)
     if kind == "csv":
-        yield from _csv_records(path, lines)
+        yield from _csv_records(path, lines, delimiter)
         return
     blanks = 0
     for number, line in enumerate(lines, start=1):
@@ -242,9 +275,11 @@ def _records(path: Path, kind: Format, encoding: str) -> Iterator[tuple[int, lis
             yield number, [line]
 
 
-def _csv_records(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+def _csv_records(
+    path: Path, lines: Iterator[str], delimiter: str
+) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(sys.maxsize)  # the default refuses a text of more than 131,072 characters
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     start = 1
     while True:
         try:
@@ -252,12 +287,12 @@ def _csv_records(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[s
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{path}:{start}: {_csv_fault(str(error))}") from None
+            raise DataError(f"{path}:{start}: {_csv_fault(str(error), delimiter)}") from None
         yield start, cells
         start = reader.line_num + 1
 
 
-def _csv_fault(message: str) -> str:
+def _csv_fault(message: str, delimiter: str) -> str:
     if "unexpected end of data" in message:
         return (
             "a quote opens a field here that nothing closes before the file ends; "
@@ -265,8 +300,9 @@ def _csv_fault(message: str) -> str:
         )
     if "expected after" in message:
         return (
-            "a quoted field that begins in this row is followed by more text; expected a comma or "
-            'the end of the row: write a quote that is part of a text twice, as in "a ""word"""'
+            "a quoted field that begins in this row is followed by more text; expected a "
+            f"{delimiter!r} or the end of the row: "
+            'write a quote that is part of a text twice, as in "a ""word"""'
         )
     return (
         "a carriage return stands alone outside quotes; expected lines that end in LF or CR LF"

@@ -29,6 +29,7 @@ from bertsmith.errors import ConfigError, DataError, MissingInputError
 
 WORD_KEYS = ("words", "tokens")
 TAG_KEYS = ("tags", "ner_tags", "labels")
+HEADERS = ("tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "pos_tag")
 SAMPLE_LINES = 2000  # read to recognise a form
 LOOKS_LIKE_A_TAG = re.compile(r"O|[BIESMLU]-\S+")
 
@@ -56,8 +57,10 @@ def open_tagged(
     """
     if config.pair_column is not None:
         raise ConfigError("pair_column is for texts; tagged words stand in one sentence")
-    if config.delimiter == "comma":
-        raise ConfigError("delimiter is comma; tagged words are parted by tabs or white space")
+    if config.delimiter not in (None, "tab"):
+        raise ConfigError(
+            f"delimiter is {config.delimiter}; tagged words are parted by tabs or white space"
+        )
     encoding = known_encoding(config.file_encoding)
     if path.is_dir():
         return _open_folder(path, encoding, labelled)
@@ -67,6 +70,12 @@ def open_tagged(
     known = {role: named[role] or (remembered or {}).get(role) for role in named}
     if suffix_of(path) in (".jsonl", ".ndjson", ".json", ".parquet"):
         return _open_json(path, encoding, known, config, labelled)
+    if suffix_of(path) == ".csv":
+        raise DataError(
+            f"{path}: is a CSV by its name; expected a word and its tag a line with a tab or a "
+            f"space between and a blank line after each sentence, or JSON lines with 'words' and "
+            f"'tags': save it in one of these forms"
+        )
     return _open_lines(path, encoding, known, config, labelled)
 
 
@@ -130,6 +139,8 @@ def _open_lines(
     rows = [line for line in sample if not is_blank(line) and not line.startswith(MARK)]
     if not rows:
         raise DataError(f"{path}: is empty; expected a word a line, or a sentence a line")
+    if labelled:
+        _refuse_header(path, rows[0])
     if known["text"] is None and _is_a_sentence_a_line(rows, labelled):
         return TaggedFile(path, "lines", encoding, "0", "1" if labelled else None)
     by_tabs = config.delimiter == "tab" or all("\t" in r or r.startswith("#") for r in rows)
@@ -145,6 +156,16 @@ def _open_lines(
     return TaggedFile(
         path, "columns", encoding, word, tag if labelled else None, num_columns, by_tabs
     )
+
+
+def _refuse_header(path: Path, row: str) -> None:
+    """Raises DataError where the first row names columns: its words would be learnt as tags."""
+    last = row.split()[-1].casefold()
+    if last in HEADERS:
+        raise DataError(
+            f"{path}:1: {row[:60]!r} looks like names of columns; expected the first word and its "
+            f"tag: take that line out"
+        )
 
 
 def _column(path: Path, known: str | None, usual: str, num_columns: int, setting: str) -> str:

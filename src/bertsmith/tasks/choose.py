@@ -19,7 +19,14 @@ from bertsmith.data.batches import pack_texts
 from bertsmith.data.choice_columns import choose_choice_columns
 from bertsmith.data.choices import Choice, ChoiceColumns, endings_of, read_choices
 from bertsmith.data.columns import Columns
-from bertsmith.data.outputs import PREDICTION, PROBABILITY, new_file, row_writer, spelt
+from bertsmith.data.outputs import (
+    PREDICTION,
+    PROBABILITY,
+    WAS_CUT,
+    new_file,
+    row_writer,
+    spelt,
+)
 from bertsmith.data.tables import open_table
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.model.task_heads import BertForChoice, TaskModel
@@ -192,7 +199,7 @@ class Choose:
         """Writes CSV, or JSON lines by the file's name; returns the number of rows.
 
         A row has its id, if the file has ids, the prediction as labels spell it, the number of the
-        ending from 0, its text, and the probability of each ending.
+        ending from 0, its text, the probability of each ending, and whether words were cut.
         """
         count = 0
         with new_file(path, "w") as file:
@@ -201,11 +208,12 @@ class Choose:
                 cells: dict[str, Any] = {} if id_column is None else {id_column: example.id}
                 cells |= {PREDICTION: found.answer, **found.more}
                 if path.suffix.lower() == ".jsonl":
-                    cells["probabilities"] = found.probabilities
+                    cells |= {"probabilities": found.probabilities, WAS_CUT: found.was_cut}
                     file.write(json.dumps(cells, ensure_ascii=False) + "\n")
                 else:
                     shares = found.probabilities.items()
                     cells |= {PROBABILITY + name: spelt(share) for name, share in shares}
+                    cells[WAS_CUT] = int(found.was_cut)
                     if count == 0:
                         write_row(cells)
                     write_row(cells.values())

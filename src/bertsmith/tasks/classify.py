@@ -308,6 +308,7 @@ class Classify:
                 self.spelt(found.answer),
                 found.probabilities,
                 {label: int(label in found.answer) for label in columns},
+                found.was_cut,
             )
             for example, found in answered
         )

@@ -160,7 +160,10 @@ class Regress:
         excel_safe: bool = False,
     ) -> int:
         """Writes CSV, or JSON lines by the file's name; see `outputs.write_predictions`."""
-        rows = (Answered(example.id, found.answer, {}) for example, found in answered)
+        rows = (
+            Answered(example.id, found.answer, {}, was_cut=found.was_cut)
+            for example, found in answered
+        )
         return write_predictions(path, rows, id_column, excel_safe=excel_safe)
 
 
