@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bertsmith.cli import COMMANDS, main
+from bertsmith.show import show
 
 Run = Callable[..., dict[str, Any]]
 
@@ -192,6 +193,8 @@ def test_env(run: Run) -> None:
         (["pretrain", "x", "--out", "r", "--steps", "0"], 2, "steps is 0"),
         (["fill", "nowhere", "a [MASK]"], 66, "nowhere"),
         (["inspect", "bass"], 2, "base"),
+        (["inspect", "bert" * 100], 66, "bertbert...: no file system here takes so long a name"),
+        (["doctor", "x" * 300 + ".csv"], 66, "xxx...: no file system here takes so long a name"),
     ],
 )
 def test_faults_end_with_their_status(
@@ -225,6 +228,38 @@ def test_the_doctor_prints_what_it_found_and_ends_with_65_for_an_error(
         found = json.loads(capsys.readouterr().out)
         assert found["ok"] == (status == 0)
         assert any(one["severity"] == "error" for one in found["findings"]) == (status == 65)
+
+
+def test_findings_are_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(
+        "text,label\n" + "".join(f"row {n},{'ab'[n % 2]}\n" for n in range(20)) + "x,\n"
+    )
+    main(["doctor", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        f"findings 1  error | 1 row has no label | {path}:22 | fill the label or drop" in lines[2]
+    )
+
+
+def test_what_is_deep_in_a_result_shares_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show({"scores": {"f1": 0.5}, "types": {"LOC": {"precision": 0.25, "wanted": 3}}}, False)
+    assert capsys.readouterr().out.split("\n") == [
+        "scores.f1  0.5",
+        "types.LOC  precision 0.25, wanted 3",
+        "",
+    ]
+
+
+def test_a_rate_has_a_short_name_and_says_where_it_comes_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["finetune", "classify", "x.csv", "--model", "nowhere", "--out", "y", "--lr", "-1"]
+    assert main(words) == 66  # the model is looked for first
+    assert main(["finetune", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "[default: by the recipe and the encoder's width]" in told
+    assert "[default: 128; for answer 384]" in told
 
 
 @pytest.mark.parametrize("as_json", [True, False])

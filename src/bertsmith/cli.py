@@ -5,6 +5,7 @@ Results go to standard output, progress to standard error.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -13,7 +14,7 @@ from cyclopts import App, CycloptsError
 
 from bertsmith import __version__
 from bertsmith.commands import conversion, corpus, labelled, models, pretraining
-from bertsmith.errors import BUG_EXIT_CODE, BertsmithError, DataError
+from bertsmith.errors import BUG_EXIT_CODE, BertsmithError, DataError, MissingInputError
 from bertsmith.flags import add_command
 from bertsmith.show import show
 
@@ -42,15 +43,28 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the result has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            return _is_a_bug()
+        _complain(f"bertsmith: {str(error.filename)[:80]}...: {_TOO_LONG}")
+        return MissingInputError.exit_code
     except KeyboardInterrupt:
         _complain("bertsmith: stopped; nothing was written")
         return 130
     except Exception:
-        sys.excepthook(*sys.exc_info())
-        _complain("bertsmith: this is a bug; please report what stands above")
-        return BUG_EXIT_CODE
+        return _is_a_bug()
     is_unsound = isinstance(result, dict) and result.get("ok") is False  # as `doctor` may find
     return DataError.exit_code if is_unsound else 0
+
+
+_TOO_LONG = "no file system here takes so long a name; expected the name of a file, folder or model"
+
+
+def _is_a_bug() -> int:
+    """Shows the error that is being handled, with its traceback; returns the exit status."""
+    sys.excepthook(*sys.exc_info())
+    _complain("bertsmith: this is a bug; please report what stands above")
+    return BUG_EXIT_CODE
 
 
 def _complain(message: str) -> None:

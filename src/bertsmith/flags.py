@@ -118,7 +118,7 @@ def _is_positional(argument: inspect.Parameter) -> bool:
 
 def _own_flag(argument: inspect.Parameter, hint: Any) -> inspect.Parameter:
     group = _ARGUMENTS if _is_positional(argument) else _OPTIONS
-    kind, text = _unpack(hint)
+    kind, text, _ = _unpack(hint)
     required = argument.default is inspect.Parameter.empty
     return _flag(
         argument.name,
@@ -131,8 +131,8 @@ def _own_flag(argument: inspect.Parameter, hint: Any) -> inspect.Parameter:
 
 
 def _setting_flag(name: str, hint: Any, default: Any, group: Group) -> inspect.Parameter:
-    kind, text = _unpack(hint)
-    return _flag(name, kind, text + _shown(default), group)
+    kind, text, note = _unpack(hint)
+    return _flag(name, kind, text + _shown(note.default or default), group, alias=note.alias)
 
 
 def _flag(
@@ -143,6 +143,7 @@ def _flag(
     *,
     positional: bool = False,
     negative: str | None = None,
+    alias: str | None = None,
 ) -> inspect.Parameter:
     """Returns a flag that is None unless given, so that a settings file can speak for it."""
     shape = inspect.Parameter
@@ -150,18 +151,26 @@ def _flag(
         name,
         shape.POSITIONAL_ONLY if positional else shape.KEYWORD_ONLY,
         annotation=Annotated[
-            kind | None, Parameter(help=text, show_default=False, group=group, negative=negative)
+            kind | None,
+            Parameter(
+                help=text,
+                show_default=False,
+                group=group,
+                negative=negative,
+                alias=f"--{alias}" if alias else None,
+            ),
         ],
         default=None,
     )
 
 
-def _unpack(hint: Any) -> tuple[Any, str]:
-    """Returns the bare type of an annotated setting and its help."""
+def _unpack(hint: Any) -> tuple[Any, str, Help]:
+    """Returns the bare type of an annotated setting, its help in words, and whole."""
     if get_origin(hint) is not Annotated:
-        return hint, ""
+        return hint, "", Help("")
     kind, *notes = get_args(hint)
-    return kind, " ".join(note.text for note in notes if isinstance(note, Help))
+    helps = [note for note in notes if isinstance(note, Help)]
+    return kind, " ".join(note.text for note in helps), helps[0] if helps else Help("")
 
 
 def _shown(default: Any) -> str:

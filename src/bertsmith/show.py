@@ -38,17 +38,27 @@ def _aligned(result: dict[str, Any]) -> str:
 
 
 def _lines(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yields (dotted name, value) of every leaf of a result."""
-    if isinstance(value, dict):
+    """Yields (dotted name, value) of every leaf of a result; what is deep in it shares a line."""
+    if isinstance(value, dict) and "." in name and value and not any(map(_is_deep, value.values())):
+        yield name, ", ".join(f"{key} {_readable(part)}" for key, part in value.items())
+    elif isinstance(value, dict):
         for key, part in value.items():
             yield from _lines(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
         for number, part in enumerate(value, start=1):
-            yield from _lines(part, f"{name} {number}")
+            if isinstance(part, dict) and not any(map(_is_deep, part.values())):
+                shown = (_readable(one) for one in part.values() if one != "")
+                yield f"{name} {number}", " | ".join(shown)
+            else:
+                yield from _lines(part, f"{name} {number}")
     elif isinstance(value, list):
         yield name, ", ".join(_readable(part) for part in value)
     else:
         yield name, _readable(value)
+
+
+def _is_deep(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _readable(value: Any) -> str:

@@ -133,9 +133,31 @@ def test_lengths_are_those_of_the_whole_texts(tmp_path: Path) -> None:
     (found,) = findings(doctor(path, model=encoder, max_length=32), "warning")
     assert "half of the rows have up to 24 pieces, 95% up to 42" in found  # [CLS], [SEP] and one
     assert "11 of 40 rows (27.5%) are longer than 32" in found
-    assert "--max-length 48 keeps 95% whole" in found
+    assert "raise --max-length (to 48 keeps 95% whole) or give --long-texts windows" in found
+    longest = [(f"{'film ' * 200}{n}", LABELS[n % 2]) for n in range(40)]
+    path = write(tmp_path / "long.csv", longest)
+    (found,) = findings(doctor(path, model=encoder, max_length=32), "warning")
+    assert "raise --max-length to 64, the most that the model reads, or give" in found
+    (found,) = findings(doctor(path, model=encoder, max_length=64), "warning")
+    assert "if that matters, give --long-texts windows" in found
+    path = write(tmp_path / "train.csv", rows)
     windows = TaskConfig(long_texts="windows")
     assert not findings(doctor(path, options=windows, model=encoder, max_length=32), "warning")
+
+
+@pytest.mark.parametrize("max_length", [0, -1, 3])
+def test_a_length_of_nothing_is_refused(tmp_path: Path, max_length: int) -> None:
+    with pytest.raises(ConfigError, match=f"max_length is {max_length}; expected 4 or more"):
+        doctor(write(tmp_path / "train.csv", sound_rows()), max_length=max_length)
+
+
+def test_many_labels_of_few_rows_and_few_rows_are_told(tmp_path: Path) -> None:
+    many = [(f"text {n}", f"kind {n % 600}") for n in range(3000)]
+    (found,) = findings(doctor(write(tmp_path / "train.csv", many)), "warning")
+    assert "600 labels for 3,000 rows, 5.0 rows for each; if they are classes" in found
+    few = write(tmp_path / "few.csv", sound_rows()[:12])
+    (found,) = findings(doctor(few), "warning")
+    assert "12 rows to learn from: scores will be mostly chance; add rows" in found
 
 
 def test_words_that_the_vocabulary_does_not_know_are_told(tmp_path: Path) -> None:

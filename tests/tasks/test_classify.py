@@ -97,9 +97,12 @@ def test_logits_become_the_likeliest_label_and_probabilities_that_sum_to_one() -
 def test_predictions_are_scored_by_label() -> None:
     task = Classify(("no", "yes"))
     scorer = task.scorer()
-    for example, answer in zip(rows("no", "no", "yes"), ("no", "yes", "yes"), strict=True):
-        scorer.add(example, Prediction(answer))
+    said = [("no", 0.1), ("yes", 0.9), ("yes", 0.7)]
+    for example, (answer, share) in zip(rows("no", "no", "yes"), said, strict=True):
+        scorer.add(example, Prediction(answer, {"no": 1 - share, "yes": share}))
     scores = scorer.scores()
+    # Of the two in the bin of 0.9 one is right; the third by itself is said with 0.7 and right.
+    assert scores["ece"] == pytest.approx((2 * abs(0.9 - 0.5) + abs(0.7 - 1)) / 3)
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert scores["f1"] == pytest.approx(2 / 3)
 
@@ -131,16 +134,30 @@ def test_scores_of_several_labels_are_those_of_scikit_learn() -> None:
     labels = ("a", "b", "c")
     task = Classify(labels, SEVERAL)
     scorer = task.scorer()
-    for right, found in zip(wanted, predicted, strict=True):
+    shares = generator.random((50, 3))
+    for right, found, sure in zip(wanted, predicted, shares, strict=True):
         spelt = [
             [label for label, has in zip(labels, row, strict=True) if has] for row in (right, found)
         ]
-        scorer.add(Example("", "text", None, " ".join(spelt[0])), Prediction(spelt[1]))
+        told = dict(zip(labels, sure, strict=True))
+        scorer.add(Example("", "text", None, " ".join(spelt[0])), Prediction(spelt[1], told))
     expected = {
         f"f1_{average}": f1_score(wanted, predicted, average=average, zero_division=0)
         for average in ("micro", "macro", "samples")
     }
-    assert scorer.scores() == expected | {"accuracy": accuracy_score(wanted, predicted)}
+    scores = scorer.scores()
+    assert scores.pop("ece") == pytest.approx(calibration_error(shares.ravel(), wanted.ravel()))
+    assert scores == expected | {"accuracy": accuracy_score(wanted, predicted)}
+
+
+def calibration_error(shares: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Returns what Guo et al. 2017 have as equation 3, bin by bin."""
+    total = 0.0
+    for low in np.arange(bins) / bins:
+        inside = (shares > low) & (shares <= low + 1 / bins)
+        if inside.any():
+            total += inside.mean() * abs(shares[inside].mean() - right[inside].mean())
+    return total
 
 
 def test_class_weights_are_those_of_scikit_learn_and_reach_the_loss() -> None:

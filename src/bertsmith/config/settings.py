@@ -19,6 +19,8 @@ class Help:
     """The one sentence that `--help` and the documentation show for a setting."""
 
     text: str
+    default: str | None = None  # in words, where commands have a default of their own
+    alias: str | None = None  # another name of the flag
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,11 @@ class OptimizerConfig(Settings):
     optimizer: Annotated[
         Literal["adamw", "muon"], Help("muon: for the matrices of all blocks, AdamW for the rest")
     ] = "adamw"
-    learning_rate: Annotated[float, Gt(0), Help("peak learning rate")] = 5e-5
+    learning_rate: Annotated[
+        float,
+        Gt(0),
+        Help("peak learning rate", default="by the recipe and the encoder's width", alias="lr"),
+    ] = 5e-5
     muon_learning_rate: Annotated[float, Gt(0), Help("peak rate of what Muon moves")] = 0.02
     weight_decay: Annotated[float, Ge(0), Help("decay of weights, not of biases and norms")] = 0.01
     beta1: Annotated[float, Ge(0), Lt(1), Help("memory of the gradient's mean")] = 0.9
@@ -139,7 +143,9 @@ class FinetuneConfig(Settings):
 
     epochs: Annotated[int, Ge(1), Help("passes over the training rows")] = 3
     batch_size: Annotated[int, Ge(1), Help("rows in one optimizer step")] = 32
-    max_length: Annotated[int, Ge(4), Help("longer texts are cut to this many pieces")] = 128
+    max_length: Annotated[
+        int, Ge(4), Help("longer texts are cut to this many pieces", default="128; for answer 384")
+    ] = 128
     dev_share: Annotated[
         float, Gt(0), Lt(1), Help("share of training rows split off where there is no dev file")
     ] = 0.1

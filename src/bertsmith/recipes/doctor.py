@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bertsmith.config import ColumnsConfig, TaskConfig
+from bertsmith.config import ColumnsConfig, TaskConfig, read_settings_file
 from bertsmith.data.columns import Columns
 from bertsmith.data.tables import open_table
 from bertsmith.errors import BertsmithError, ConfigError, DataError
@@ -66,6 +66,8 @@ def doctor(
         MissingInputError: a file, a column or the model is not there.
         ConfigError: `dev` or `model` is given with a run folder, or an option is of another task.
     """
+    if max_length < 4:
+        raise ConfigError(f"max_length is {max_length}; expected 4 or more pieces")
     if is_run(data):
         if dev or model:
             raise ConfigError(f"{data}: is a run folder; dev and model are for labelled files")
@@ -173,7 +175,8 @@ class Patient:
             row = task.features(example, tokenizer, LONGEST)
             lengths.add(row, tokenizer.vocabulary.unk_id)
         in_windows = task.name in NEVER_CUT or self._options.long_texts == "windows"
-        self._found += find_in_lengths(lengths, str(data), in_windows=in_windows)
+        most = read_settings_file(model / "config.json").get("max_position_embeddings")
+        self._found += find_in_lengths(lengths, str(data), in_windows=in_windows, most=most)
 
 
 def _finding_of(error: BertsmithError, path: Path, more: str = "") -> Finding:

@@ -21,7 +21,11 @@ from bertsmith.data.columns import CLASS_NAMES
 from bertsmith.data.outputs import Answered, write_predictions
 from bertsmith.errors import CheckpointError, ConfigError, DataError, nearest
 from bertsmith.model.task_heads import BertForClassification, TaskModel
-from bertsmith.tasks.calibration import best_f1_threshold, fit_temperature
+from bertsmith.tasks.calibration import (
+    best_f1_threshold,
+    expected_calibration_error,
+    fit_temperature,
+)
 from bertsmith.tasks.forms import Features, Prediction, Source
 from bertsmith.tasks.glue import read_glue
 from bertsmith.tasks.label_names import NUMBER, WHOLE, as_whole, check_kinds, labels_of
@@ -355,6 +359,8 @@ class ClassScorer:
         self._task = task
         self._wanted = array("i")
         self._predicted = array("i")
+        self._sure = array("d")  # probability of what was said, or of each of several labels
+        self._came_true = array("b")
 
     def add(self, example: Example, prediction: Prediction) -> None:
         """Takes in the prediction of a labelled row."""
@@ -363,21 +369,32 @@ class ClassScorer:
         if not task.options.multi_label:
             self._wanted.append(wanted[0])
             self._predicted.extend(task.numbers([prediction.answer]))
+            likeliest = max(prediction.probabilities, key=prediction.probabilities.__getitem__)
+            self._sure.append(prediction.probabilities[likeliest])
+            self._came_true.append(task.numbers([likeliest])[0] == wanted[0])
             return
         predicted = task.numbers(prediction.answer)
         for number in range(len(task.labels)):
             self._wanted.append(number in wanted)
             self._predicted.append(number in predicted)
+            self._sure.append(prediction.probabilities[task.labels[number]])
+            self._came_true.append(number in wanted)
 
     def scores(self) -> dict[str, float]:
-        """Returns the usual metrics; see `metrics.py`."""
+        """Returns the usual metrics, see `metrics.py`, and the expected calibration error, `ece`.
+
+        That is of 15 bins; of several labels, of the probability of each.
+        """
         num_labels = len(self._task.labels)
         wanted, predicted = (np.array(part) for part in (self._wanted, self._predicted))
+        came_true = np.array(self._came_true, dtype=bool)
+        ece = expected_calibration_error(np.array(self._sure), came_true)
         if self._task.options.multi_label:
-            return multi_label_scores(
-                wanted.reshape(-1, num_labels), predicted.reshape(-1, num_labels)
-            )
-        return classification_scores(wanted, predicted, num_labels)
+            shape = -1, num_labels
+            found = multi_label_scores(wanted.reshape(shape), predicted.reshape(shape))
+        else:
+            found = classification_scores(wanted, predicted, num_labels)
+        return found | {"ece": ece}
 
 
 def _mean_logits(outputs: Sequence[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Metrics of which less is better; of all others more is.
-LOWER_IS_BETTER = ("mse",)
+LOWER_IS_BETTER = ("mse", "ece")
 
 
 def classification_scores(

@@ -94,6 +94,12 @@ def test_a_tagger_learns_and_is_scored_as_seqeval_does(tagger: Path) -> None:
     assert found[0] == respelt(found[0], "iob1")
 
 
+def test_the_report_has_the_scores_of_every_type(tagger: Path) -> None:
+    page = read_page((tagger.parent / "report.html").read_text("utf-8"))
+    assert "Type by type" in page.headings
+    assert "unseen_intents" not in (tagger.parent / "report.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize("name", ["answers.conll", "answers.jsonl"])
 def test_predictions_of_a_file_are_scored_as_its_answers(name: str, tagger: Path) -> None:
     model = load(tagger / "run/best")

@@ -21,6 +21,8 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 NEVER_CUT = ("answer", "tag")  # tasks that read what is long in windows, whatever the options
 
 FEWEST_OF_A_LABEL = 2  # with fewer, a split leaves none to learn from, or none to score on
+FEW_ROWS = 20  # to learn from; fewer hardly tell a model from chance
+MANY_LABELS, FEW_OF_EACH = 100, 20  # labels, and rows for each of them: are they classes at all?
 GREATEST_IMBALANCE = 100  # rows of the most frequent label for one of the rarest
 MUCH_CUT = 0.05  # share of rows that lose their end
 MANY_TWICE = 0.05  # share of rows whose text an earlier row has
@@ -100,7 +102,7 @@ def find(train: Seen, dev: Seen | None, *, dev_is_a_file: bool = True) -> list[F
         train, dev: the rows.
         dev_is_a_file: of its own; not so where dev rows were split off.
     """
-    found = [*_rows(train), *_labels(train), *_doubles(train), *_encoding(train)]
+    found = [*_rows(train), *_few(train), *_labels(train), *_doubles(train), *_encoding(train)]
     if dev is not None:
         if dev_is_a_file:
             found += [*_rows(dev), *_encoding(dev)]
@@ -108,8 +110,10 @@ def find(train: Seen, dev: Seen | None, *, dev_is_a_file: bool = True) -> list[F
     return by_severity(found)
 
 
-def find_in_lengths(lengths: Lengths, name: str, *, in_windows: bool) -> list[Finding]:
-    """Returns what was found in the lengths of a file's rows."""
+def find_in_lengths(
+    lengths: Lengths, name: str, *, in_windows: bool, most: int | None = None
+) -> list[Finding]:
+    """Returns what was found in the lengths of a file's rows; `most` is what the model can read."""
     if not len(lengths):
         return []
     found = []
@@ -121,18 +125,13 @@ def find_in_lengths(lengths: Lengths, name: str, *, in_windows: bool) -> list[Fi
     elif not lengths.cut:
         found.append(Finding("note", f"{what}; none is longer than {lengths.limit}", name, ""))
     else:
-        enough = ""
-        if lengths.are_whole:
-            kept = next(kept for kept in (0.95, 0.99, 1.0) if lengths.at(kept) > lengths.limit)
-            size = -8 * (-lengths.at(kept) // 8)
-            enough = f" (--max-length {size} keeps {kept:.0%} whole)"
         found.append(
             Finding(
                 "warning" if share > MUCH_CUT else "note",
                 f"{what}; {lengths.cut:,} of {len(lengths):,} rows ({share:.1%}) are longer "
                 f"than {lengths.limit} and lose their end",
                 name,
-                f"if that matters, raise --max-length{enough} or give --long-texts windows",
+                f"if that matters, {_longer(lengths, most)}give --long-texts windows",
             )
         )
     if lengths.unknown_share > MANY_UNKNOWN:
@@ -146,6 +145,19 @@ def find_in_lengths(lengths: Lengths, name: str, *, in_windows: bool) -> list[Fi
             )
         )
     return found
+
+
+def _longer(lengths: Lengths, most: int | None) -> str:
+    """Returns the advice to read more of each row, as far as the model can."""
+    if most is not None and most <= lengths.limit:
+        return ""
+    if not lengths.are_whole:
+        return "raise --max-length or "
+    kept = next(kept for kept in (0.95, 0.99, 1.0) if lengths.at(kept) > lengths.limit)
+    size = -8 * (-lengths.at(kept) // 8)
+    if most is not None and size > most:
+        return f"raise --max-length to {most}, the most that the model reads, or "
+    return f"raise --max-length (to {size} keeps {kept:.0%} whole) or "
 
 
 def by_severity(found: Iterable[Finding]) -> list[Finding]:
@@ -174,6 +186,16 @@ def _rows(seen: Seen) -> Iterable[Finding]:
             )
 
 
+def _few(train: Seen) -> Iterable[Finding]:
+    if 0 < len(train) < FEW_ROWS:
+        yield Finding(
+            "warning",
+            f"{len(train)} row{_s(len(train))} to learn from: scores will be mostly chance",
+            train.name,
+            "add rows, and look at the mean of several --seeds",
+        )
+
+
 def _labels(seen: Seen) -> Iterable[Finding]:
     if not seen.labels or seen.counted != "label":
         return
@@ -189,6 +211,15 @@ def _labels(seen: Seen) -> Iterable[Finding]:
             "name the right column with --label-column, or add rows of other labels",
         )
         return
+    each = len(seen) / len(ranked)
+    if len(ranked) > MANY_LABELS and each < FEW_OF_EACH and not seen.has_several:
+        yield Finding(
+            "warning",
+            f"{len(ranked):,} labels for {len(seen):,} rows, {each:.1f} rows for each",
+            seen.name,
+            "if they are classes, expect little; if they are ids or numbers, name the right "
+            "column with --label-column, or use the task regress",
+        )
     rare = [label for label, count in ranked if count < FEWEST_OF_A_LABEL]
     if rare:
         shown = ", ".join(f"{label[:40]!r}" for label in rare[:5])

@@ -52,13 +52,16 @@ from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.forms import Features, Prediction
 from bertsmith.tasks.metrics import LOWER_IS_BETTER
 from bertsmith.tasks.regress import Regress
+from bertsmith.tasks.tag import Tag
+from bertsmith.tasks.tag_scores import TagScorer
 from bertsmith.tasks.task import Task, task_of
 
 REPORT = "report.html"
 MOST_MISTAKES = 30
 MOST_LABELS = 50  # in a table of each label's scores
 BINS = (10, 15)  # of calibration errors; the plot has the first number
-NO_SCORES = ("_total", "_thresh", "words_without_pieces")  # ends of names of other figures
+# Ends of names of other figures.
+NO_SCORES = ("_total", "_thresh", "words_without_pieces", "unseen_intents", "ece")
 STAGES = (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)
 
 
@@ -75,6 +78,7 @@ class DevRows:
     sure_before: array[float] = field(default_factory=lambda: array("d"))  # without temperature
     came_true: array[int] = field(default_factory=lambda: array("b"))
     numbers: list[tuple[float, float]] = field(default_factory=list)  # (wanted, predicted)
+    entities: TagScorer | None = None
     _worst: list[tuple[float, int, Mistake]] = field(default_factory=list)  # a heap
 
     def add(self, example: Any, prediction: Prediction) -> None:
@@ -93,6 +97,9 @@ class DevRows:
             self._add_labels(self.task, example, prediction)
         elif isinstance(self.task, Regress):
             self.numbers.append((float(example.label), prediction.answer))
+        elif isinstance(self.task, Tag):
+            self.entities = self.entities or self.task.scorer()
+            self.entities.add(example, prediction)
         elif self.task.name == "choose":
             self.sure.append(max(prediction.probabilities.values()))
             self.came_true.append(found is None)
@@ -164,6 +171,7 @@ def write_report(
         Section("Scores on the dev rows", [_scores(result)]),
         Section("How it learned", [_curves(run / "metrics.jsonl", result)]),
         *_labels(dev_rows),
+        *_types(dev_rows),
         *_calibration(dev_rows),
         *_numbers(dev_rows),
         Section("The worst mistakes", _mistakes(dev_rows)),
@@ -275,6 +283,16 @@ def _labels(dev_rows: DevRows) -> Iterator[Section]:
         )
         parts.append(paragraph(f"A label is said above a probability of: {shown}."))
     yield Section("Label by label", parts)
+
+
+def _types(dev_rows: DevRows) -> Iterator[Section]:
+    if dev_rows.entities is None:
+        return
+    found = dev_rows.entities.by_type()
+    rows: list[tuple[Cell, ...]] = [(name, *scores.values()) for name, scores in found.items()]
+    if rows:
+        header = ("type", *next(iter(found.values())))
+        yield Section("Type by type", [table(header, rows)])
 
 
 def _calibration(dev_rows: DevRows) -> Iterator[Section]:
