@@ -145,7 +145,7 @@ class FineTuned(BaseEstimator):  # type: ignore[misc]
         seed: Any = check_random_state(self.seed).randint(2**31) if is_drawn else self.seed
         rate = self.learning_rate
         rate = usual_learning_rate(model) if rate is None else rate
-        parameters = self.get_params(deep=False) | {"model": str(model)}
+        parameters = self.get_params(deep=False) | {"model": str(self.model)}
         if is_drawn:
             parameters["seed"] = None
         own = {"parameters": {name: _plain(value) for name, value in parameters.items()}}
@@ -184,10 +184,13 @@ class FineTuned(BaseEstimator):  # type: ignore[misc]
     def _encoder(self) -> Path:
         if not isinstance(self.model, str | Path):
             raise ConfigError(
-                f"model is {self.model!r}; expected the folder of an encoder, as in "
-                f"{type(self).__name__}('run/model')"
+                f"model is {self.model!r}; expected the folder of an encoder, or a name at the "
+                f"hub, as in {type(self).__name__}('run/model')"
             )
-        return Path(self.model)
+        from bertsmith.interop.sources import model_folder
+        from bertsmith.progress import ProgressLine
+
+        return model_folder(self.model, say=ProgressLine().say)
 
 
 def targets_of(y: Any) -> NDArray[Any]:

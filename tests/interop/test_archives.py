@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from tests.test_folder import PIECES, SMALL, randomized, same_weights
 
-from bertsmith import load
+from bertsmith import TextClassifier, load
 from bertsmith.config import CasingConfig
 from bertsmith.errors import CheckpointError
 from bertsmith.folder import load_model, save_model
 from bertsmith.interop import archives
 from bertsmith.interop.google import write_google_checkpoint
 from bertsmith.interop.sources import model_folder
+from bertsmith.lab.inspection import account
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
@@ -79,6 +80,18 @@ def test_a_model_is_read_from_its_archive(
     path = write(tmp_path / name, [*entries_of(folder, prefix), ("__MACOSX/._x", b"x")])
     same_weights(load_model(find(path)).model, load_model(folder).model)
     assert find(path) == find(path)
+
+
+def test_an_archive_is_inspected_and_begun_with_as_a_folder_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zipped(tmp_path / "good.zip", entries_of(folder, ""))
+    monkeypatch.chdir(tmp_path)
+    assert account("good.zip")["parameters"] == account(str(folder))["parameters"]
+    texts, labels = ["a b", "b a"] * 10, ["x", "y"] * 10
+    classifier = TextClassifier("good.zip", epochs=1, max_length=16).fit(texts, labels)
+    assert set(classifier.predict(texts)) <= {"x", "y"}
+    assert classifier.get_params()["model"] == "good.zip"
 
 
 def test_googles_archive_is_read_and_unpacked_once(

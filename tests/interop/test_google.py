@@ -202,6 +202,14 @@ def test_labels_have_numbers_for_names(tmp_path: Path) -> None:
     assert found.facts == {"task": "classify", "labels": ["LABEL_0", "LABEL_1", "LABEL_2"]}
 
 
+def test_what_makes_vectors_of_texts_has_no_place_and_that_is_said(tmp_path: Path) -> None:
+    facts = {"pooling": "mean", "normalize": True, "max_length": 20}
+    heard: list[str] = []
+    told = dataclasses.replace(loaded(Bert(SMALL)), facts=facts)
+    write_google_checkpoint(told, tmp_path / "google", heard.append)
+    assert "has no place for pooling, normalize, max_length; they are left out" in heard[0]
+
+
 @pytest.mark.parametrize("cased", [False, True])
 def test_casing_is_kept_beside_or_else_guessed_and_said(cased: bool, tmp_path: Path) -> None:
     pieces = (*PIECES[:-1], "Paris") if cased else PIECES

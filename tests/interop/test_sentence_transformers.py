@@ -25,6 +25,7 @@ from bertsmith.interop.sentence_transformers import (
 from bertsmith.model.bert import Bert
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.modern_heads import ModernBertForPreTraining
+from bertsmith.model.task_heads import BertForClassification
 from bertsmith.tasks.vectors import Pooling
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
@@ -139,6 +140,16 @@ def test_convert_writes_one_and_loses_nothing_of_the_encoder(tmp_path: Path) -> 
     result = convert(tmp_path / "model", "sentence-transformers", tmp_path / "out")
     assert result["max_abs_difference"] == 0.0
     assert load_model(tmp_path / "out").facts["max_length"] == 20
+
+
+def test_convert_says_that_a_head_stays_behind(tmp_path: Path) -> None:
+    start = loaded()
+    head = BertForClassification(start.config, 2)
+    save_model(
+        tmp_path / "model", head, start.tokenizer, {"task": "classify", "labels": ["a", "b"]}
+    )
+    result = convert(tmp_path / "model", "sentence-transformers", tmp_path / "out")
+    assert result["left_out"] == "all but the encoder: vectors of texts need no head"
 
 
 def write(folder: Path, modules: Any, pooling: Any = None, **others: Any) -> None:

@@ -80,6 +80,9 @@ def test_what_is_no_whitening_or_does_not_fit_is_refused(tmp_path: Path) -> None
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(DataError, match="cannot be read as a whitening"):
         Whitening.load(tmp_path / "text.npz")
+    np.save(tmp_path / "vectors.npy", np.zeros((3, 4), np.float32))
+    with pytest.raises(DataError, match="vectors.npy: cannot be read as a whitening"):
+        Whitening.load(tmp_path / "vectors.npy")
     np.savez(tmp_path / "other.npz", mean=np.zeros(3), kernel=np.zeros((4, 2)))
     with pytest.raises(DataError, match=r"a mean \(3,\) and a kernel \(4, 2\)"):
         Whitening.load(tmp_path / "other.npz")

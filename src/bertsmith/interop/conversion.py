@@ -16,6 +16,7 @@ from bertsmith.interop.google import (
     write_google_checkpoint,
 )
 from bertsmith.interop.sentence_transformers import pooling_facts, write_sentence_folder
+from bertsmith.model.kinds import Encoder
 from bertsmith.model.published import encoder_in
 from bertsmith.model.task_heads import BertForTagging
 from bertsmith.tasks.vectors import Pooling
@@ -53,6 +54,8 @@ def convert(source: Path, to: str, out: Path, pooling: Pooling | None = None) ->
         "format": to,
         "out": str(out),
     }
+    if to == "sentence-transformers" and not isinstance(loaded.model, Encoder):
+        result["left_out"] = "all but the encoder: vectors of texts need no head"
     if to == "onnx" and isinstance(loaded.model, BertForTagging) and loaded.model.crf is not None:
         result["left_out"] = "the CRF: the graph gives the scores of each word by itself"
     return result

@@ -105,6 +105,13 @@ def read_google_checkpoint(path: Path, say: Say | None = None) -> Loaded:
     return Loaded(model.eval(), tokenizer, config, facts)
 
 
+# What a folder of ours may remember of a model, and theirs cannot.
+_NO_PLACE = (
+    *("labels", "options", "columns", "settings", "scores", "temperature", "thresholds"),
+    *("pooling", "normalize", "max_length"),
+)
+
+
 def write_google_checkpoint(loaded: Loaded, out: Path, say: Say | None = None) -> None:
     """Writes a folder that Google's code takes, in place of an older one; whole or not at all.
 
@@ -117,7 +124,7 @@ def write_google_checkpoint(loaded: Loaded, out: Path, say: Say | None = None) -
     """
     say = say or _say
     refuse_what_google_cannot_hold(loaded.model)
-    lost = sorted(loaded.facts.keys() & {"labels", "options", "columns", "settings", "scores"})
+    lost = [name for name in _NO_PLACE if name in loaded.facts]
     if lost:
         say(f"{out}: a Google checkpoint has no place for {', '.join(lost)}; they are left out")
     config = loaded.config

@@ -70,7 +70,7 @@ class Whitening:
         try:
             with np.load(path, allow_pickle=False) as found:
                 mean, kernel = found["mean"], found["kernel"]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
             raise DataError(
                 f"{path}: cannot be read as a whitening ({error}); expected the .npz that "
                 f"`bertsmith embed --whitening` wrote beside its vectors"
