@@ -53,11 +53,6 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
     )
 
 
-def weights_file_in(folder: Path) -> str | None:
-    """Returns the name of the file that `read_weights` would read, if there is one."""
-    return next((name for name in _READERS if (folder / name).is_file()), None)
-
-
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of one file in the safetensors format.
 

@@ -65,7 +65,7 @@ def test_a_model_remembers_the_columns_in_their_order_and_is_scored_on_them(work
     facts = load(workshop / "run/best").facts
     assert facts["labels"] == facts["columns"]["labels"] == LABELS
     scores = evaluate_task(workshop / "run/best", workshop / "dev.csv")
-    assert {name: scores[name] for name in facts["scores"]} == facts["scores"]
+    assert {name: scores[name] for name in facts["scores"]} == pytest.approx(facts["scores"])
     assert scores["columns"].endswith("labels from columns 'toxic', 'obscene', 'threat'")
     with pytest.raises(MissingInputError, match=r"test\.csv: label_column is 'toxic', which is"):
         evaluate_task(workshop / "run/best", workshop / "test.csv")
@@ -75,7 +75,12 @@ def test_predictions_stand_in_the_same_columns_and_can_be_read_again(workshop: P
     model = load(workshop / "run/best")
     predict_file(model, workshop / "test.csv", workshop / "out.csv")
     rows = rows_in(workshop / "out.csv")
-    assert list(rows[0]) == ["id", *LABELS, *(f"probability_{label}" for label in LABELS)]
+    assert list(rows[0]) == [
+        "id",
+        *LABELS,
+        *(f"probability_{label}" for label in LABELS),
+        "was_cut",
+    ]
     for row in rows:
         for label in LABELS:
             assert row[label] == str(int(float(row[f"probability_{label}"]) > 0.5))

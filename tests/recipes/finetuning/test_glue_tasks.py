@@ -84,7 +84,7 @@ def test_cola_is_learnt_by_its_name_and_its_metric_chooses_the_epoch(
     assert main(["evaluate", best, str(folder / "CoLA"), "--glue", "CoLA", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert next(iter(scores)) == "mcc"
-    assert {name: scores[name] for name in result["scores"]} == result["scores"]
+    assert {name: scores[name] for name in result["scores"]} == pytest.approx(result["scores"])
     assert scores["rows"] == 40
 
     out = tmp_path / "CoLA.tsv"
@@ -244,9 +244,10 @@ def _scored(
         number, answer = rng.integers(0, len(labels) or 6, size=2).tolist()
         if kind == "regress":
             answer += rng.normal()
+        shares = {label: float(place == answer) for place, label in enumerate(labels)}
         scorer.add(
             Example("dev.tsv:1", "a", None, labels[number] if labels else str(number)),
-            Prediction(labels[answer] if labels else answer),
+            Prediction(labels[answer] if labels else answer, shares),
         )
         wanted.append(number)
         found.append(answer)
