@@ -92,8 +92,8 @@ def synthetic(case: Case, config: BertConfig, sequences: int, number: int) -> Ba
 
 def real(corpus: Path, sequences: int, number: int) -> Batch:
     """Returns a packed batch of examples from a folder that `bertsmith prepare` wrote."""
-    from bertsmith.data.batches import pack
     from bertsmith.data.examples import PretrainingExamples
+    from bertsmith.data.packing import pack
     from bertsmith.data.shards import open_corpus
 
     opened = open_corpus(corpus)

@@ -39,7 +39,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith.config import ExamplesConfig, seconds_of
-from bertsmith.data.batches import PackedBatch
+from bertsmith.data.packing import PackedBatch
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import CheckpointError
 from bertsmith.folder import load_model

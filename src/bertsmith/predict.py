@@ -29,7 +29,6 @@ from bertsmith.interop.sources import model_folder
 from bertsmith.model.kinds import Encoder, PretrainingModel
 from bertsmith.model.published import encoder_in
 from bertsmith.model.task_heads import TaskModel
-from bertsmith.progress import ProgressLine
 from bertsmith.tasks import masks
 from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.answers import answer
@@ -71,7 +70,7 @@ def load(
     """
     values = {"engine": engine, "precision": precision, "int8_bound": int8_bound}
     config = InferenceConfig.from_mapping(values, where="load")
-    folder = model_folder(path, say=ProgressLine().say)
+    folder = model_folder(path, say=_say)
     loaded = load_model(folder)
     loaded = replace(loaded, facts=pooling_facts(folder) | loaded.facts)
     return Model(loaded, str(path), choose_for(loaded, config, sample, columns, str(path)))
@@ -350,6 +349,12 @@ class Model:
         if not found:
             return None
         return Columns(found["text"], found.get("pair"), found.get("label"))
+
+
+def _say(line: str) -> None:
+    from bertsmith.progress import ProgressLine  # takes a while to load: not where nothing is said
+
+    ProgressLine().say(line)
 
 
 def _examples(texts: Iterable[str]) -> Iterator[Example]:

@@ -12,17 +12,10 @@ import torch
 from tests.data.numbered import MakeCorpus, natural_documents
 
 from bertsmith.config import ExamplesConfig
-from bertsmith.data.batches import (
-    PackedBatch,
-    Position,
-    Prefetched,
-    pack,
-    pack_texts,
-    read_epoch,
-    read_steps,
-)
+from bertsmith.data.batches import Position, Prefetched, read_epoch, read_steps
 from bertsmith.data.examples import PretrainingExamples
 from bertsmith.data.framing import frame
+from bertsmith.data.packing import PackedBatch, pack, pack_texts
 from bertsmith.errors import ConfigError
 from bertsmith.text.wordpiece import Tokenizer
 

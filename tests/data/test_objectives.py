@@ -13,7 +13,8 @@ from tests.data.numbered import FIRST, natural_documents, write_corpus
 from tests.data.test_examples import make, rate_is, restored, same
 
 from bertsmith.config import CasingConfig, ExamplesConfig
-from bertsmith.data.batches import Position, StepSize, pack, read_sized_steps, read_steps
+from bertsmith.data.batches import Position, StepSize, read_sized_steps, read_steps
+from bertsmith.data.packing import pack
 from bertsmith.data.shards import Corpus
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.text.wordpiece import SPECIAL_PIECES, Tokenizer, Vocabulary

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tests.data.numbered import MakeCorpus, natural_documents
 
 from bertsmith.config import ExamplesConfig
-from bertsmith.data.batches import PackedBatch, Position, Step, read_steps
+from bertsmith.data.batches import Position, Step, read_steps
 from bertsmith.data.examples import PretrainingExamples
+from bertsmith.data.packing import PackedBatch
 from bertsmith.data.sharing import Share, check_share, deal
 from bertsmith.errors import ConfigError
 from bertsmith.text.wordpiece import Tokenizer

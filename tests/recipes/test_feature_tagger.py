@@ -20,7 +20,7 @@ from bertsmith.config import (
     OptimizerConfig,
     TaskConfig,
 )
-from bertsmith.data.batches import pack_texts
+from bertsmith.data.packing import pack_texts
 from bertsmith.errors import ConfigError, FolderInUseError
 from bertsmith.folder import save_model
 from bertsmith.model.bert import Bert

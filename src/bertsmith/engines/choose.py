@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bertsmith.config import InferenceConfig
-from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.framing import Framed, group_by_length
+from bertsmith.data.packing import PackedBatch, pack_texts
 from bertsmith.engines import ctranslate2_engine, onnxruntime_engine
 from bertsmith.engines.ctranslate2_engine import CTranslate2Engine
 from bertsmith.engines.engine import Engine, standing_on

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.config import BertConfig
-from bertsmith.data.batches import pack_texts
+from bertsmith.data.packing import pack_texts
 from bertsmith.folder import Loaded
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.kinds import Encoder

@@ -37,7 +37,6 @@ from bertsmith.model.task_heads import (
     BertForClassification,
     BertForRegression,
 )
-from bertsmith.progress import ProgressLine
 from bertsmith.storage import read_json, replacing, write_json
 from bertsmith.text.tokenizer_files import read_tokenizer
 
@@ -276,4 +275,6 @@ def _tell_casing(folder: Path, lower: bool, say: Say) -> None:
 
 
 def _say(message: str) -> None:
+    from bertsmith.progress import ProgressLine  # takes a while to load: not where nothing is said
+
     ProgressLine().say(message)

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertsmith.config import BertConfig
-from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.framing import Framed, frame
+from bertsmith.data.packing import PackedBatch, pack_texts
 from bertsmith.errors import CheckpointError, ConfigError, MissingInputError
 from bertsmith.folder import Loaded, write_config
 from bertsmith.interop.padded import Padded

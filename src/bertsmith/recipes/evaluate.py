@@ -22,8 +22,9 @@ from bertsmith.config import (
     InferenceConfig,
     PrepareConfig,
 )
-from bertsmith.data.batches import PackedBatch, read_epoch
+from bertsmith.data.batches import read_epoch
 from bertsmith.data.examples import PretrainingExamples
+from bertsmith.data.packing import PackedBatch
 from bertsmith.data.shards import open_corpus
 from bertsmith.engines.sample import choose_for
 from bertsmith.errors import ConfigError, DataError

@@ -29,10 +29,10 @@ import torch
 from numpy.typing import NDArray
 
 from bertsmith.config import ColumnsConfig
-from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import choose_columns
 from bertsmith.data.framing import Framed
 from bertsmith.data.outputs import check_suffix, new_file
+from bertsmith.data.packing import pack_texts
 from bertsmith.data.tables import open_table
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.folder import load_model

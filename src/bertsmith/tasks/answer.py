@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
-from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import Columns
 from bertsmith.data.outputs import Answered, new_file, write_predictions
+from bertsmith.data.packing import pack_texts
 from bertsmith.data.questions import Purpose, Question
 from bertsmith.data.squad import open_questions
 from bertsmith.errors import CheckpointError, DataError

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
-from bertsmith.data.batches import pack_texts
 from bertsmith.data.choice_columns import choose_choice_columns
 from bertsmith.data.choices import Choice, ChoiceColumns, endings_of, read_choices
 from bertsmith.data.columns import Columns
@@ -27,6 +26,7 @@ from bertsmith.data.outputs import (
     row_writer,
     spelt,
 )
+from bertsmith.data.packing import pack_texts
 from bertsmith.data.tables import open_table
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.model.task_heads import BertForChoice, TaskModel

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
-from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import CLASS_NAMES
 from bertsmith.data.outputs import Answered, write_predictions
+from bertsmith.data.packing import pack_texts
 from bertsmith.errors import CheckpointError, ConfigError, DataError, nearest
 from bertsmith.model.task_heads import BertForClassification, TaskModel
 from bertsmith.tasks.calibration import (

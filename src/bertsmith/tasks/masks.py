@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertsmith.data.batches import PackedBatch
 from bertsmith.data.framing import Framed
+from bertsmith.data.packing import PackedBatch
 from bertsmith.errors import ConfigError, DataError
 from bertsmith.model.kinds import PretrainingModel
 from bertsmith.tasks.labelled import Example

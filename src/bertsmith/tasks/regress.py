@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
-from bertsmith.data.batches import pack_texts
 from bertsmith.data.columns import NUMBER_NAMES
 from bertsmith.data.outputs import Answered, write_predictions
+from bertsmith.data.packing import pack_texts
 from bertsmith.errors import DataError
 from bertsmith.model.task_heads import BertForRegression, TaskModel
 from bertsmith.tasks.forms import Features, Prediction, Source, refuse_label_options

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
-from bertsmith.data.batches import pack_texts
+from bertsmith.data.packing import pack_texts
 from bertsmith.data.tagged import TaggedSentence
 from bertsmith.data.tagged_forms import columns_of, open_tagged
 from bertsmith.data.tagged_outputs import SUFFIXES, TaggedAnswer, write_tagged

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertsmith.config import EncoderConfig
-from bertsmith.data.batches import PackedBatch
 from bertsmith.data.framing import Framed
+from bertsmith.data.packing import PackedBatch
 from bertsmith.errors import ConfigError
 from bertsmith.model.bert import Bert, first_states
 from bertsmith.model.kinds import Encoder

@@ -97,6 +97,31 @@ class Vocabulary:
 
 
 def _checked_ids(pieces: tuple[str, ...], where: str) -> dict[str, int]:
+    ids = dict(zip(pieces, range(len(pieces)), strict=True))
+    if len(ids) < len(pieces) or not _are_sound(pieces):
+        _refuse_pieces(pieces, where)
+    for piece in SPECIAL_PIECES:
+        if piece not in ids:
+            raise DataError(
+                f"{where}: {piece!r} is missing among {len(pieces)} pieces; "
+                f"expected all of {' '.join(SPECIAL_PIECES)}, each on a line of its own"
+            )
+    return ids
+
+
+def _are_sound(pieces: tuple[str, ...]) -> bool:
+    """Returns whether each of the pieces may be one; all at once, for there are many."""
+    content = "\n".join(pieces)
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    bare = [piece.strip(" \t\r\n") for piece in pieces]
+    return content.count("\n") == len(pieces) - 1 and all(bare) and bare == list(pieces)
+
+
+def _refuse_pieces(pieces: tuple[str, ...], where: str) -> None:
+    """Raises DataError for the first piece that is not one."""
     ids: dict[str, int] = {}
     for line, piece in enumerate(pieces, start=1):
         if not piece:
@@ -112,13 +137,6 @@ def _checked_ids(pieces: tuple[str, ...], where: str) -> dict[str, int]:
             )
         if not piece.isascii() and any("\ud800" <= character <= "\udfff" for character in piece):
             raise DataError(f"{where}:{line}: {piece!r} holds half a character; expected UTF-8")
-    for piece in SPECIAL_PIECES:
-        if piece not in ids:
-            raise DataError(
-                f"{where}: {piece!r} is missing among {len(pieces)} pieces; "
-                f"expected all of {' '.join(SPECIAL_PIECES)}, each on a line of its own"
-            )
-    return ids
 
 
 class Tokenizer:
@@ -130,12 +148,12 @@ class Tokenizer:
         self.normalizer = Normalizer(casing)
         described = json.dumps({"vocabulary": vocabulary.sha256} | casing.to_mapping())
         self.fingerprint = hashlib.sha256(described.encode("utf-8")).hexdigest()
-        self._first: dict[str, int] = {}
-        self._later: dict[str, int] = {}  # continuation pieces, without their mark
-        for piece, number in vocabulary.ids.items():
-            self._first[piece] = number
-            if piece.startswith(CONTINUATION):
-                self._later[piece[len(CONTINUATION) :]] = number
+        self._first = dict(vocabulary.ids)
+        self._later = {  # continuation pieces, without their mark
+            piece[len(CONTINUATION) :]: number
+            for piece, number in vocabulary.ids.items()
+            if piece.startswith(CONTINUATION)
+        }
         self._longest = max(map(len, vocabulary.pieces))
         self._memo: dict[str, tuple[int, ...]] = {}
         self._texts: dict[str, list[int]] = {}

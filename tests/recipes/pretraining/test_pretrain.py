@@ -29,8 +29,9 @@ from bertsmith.config import (
     PretrainConfig,
     bert_of_size,
 )
-from bertsmith.data.batches import Position, pack
+from bertsmith.data.batches import Position
 from bertsmith.data.examples import PretrainingExamples
+from bertsmith.data.packing import pack
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import (
     ConfigError,

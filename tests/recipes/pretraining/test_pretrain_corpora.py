@@ -22,8 +22,8 @@ from tests.recipes.toy_runs import (
 from tests.recipes.toy_text import write_text, write_vocabulary
 
 from bertsmith.config import CorpusConfig, ExamplesConfig
-from bertsmith.data.batches import PackedBatch
 from bertsmith.data.mixture import Mixture
+from bertsmith.data.packing import PackedBatch
 from bertsmith.data.shards import Corpus, open_corpus
 from bertsmith.errors import ConfigError, DataError, FolderInUseError
 from bertsmith.recipes.prepare import prepare

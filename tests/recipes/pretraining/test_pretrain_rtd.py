@@ -27,8 +27,8 @@ from torch import Tensor
 
 from bertsmith.cli import main
 from bertsmith.config import BertConfig, ExamplesConfig, OptimizerConfig
-from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.framing import frame
+from bertsmith.data.packing import PackedBatch, pack_texts
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import ConfigError, DataError, SelfCheckError
 from bertsmith.folder import load_model

@@ -14,7 +14,7 @@ from tests.recipes.toy_runs import SETTINGS, metrics_of, settings_with, weights_
 from torch import Tensor
 
 from bertsmith.config import BertConfig, ExamplesConfig
-from bertsmith.data.batches import PackedBatch
+from bertsmith.data.packing import PackedBatch
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import DataError, SelfCheckError
 from bertsmith.model.bert import begin_directed

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.config import EncoderConfig, ExamplesConfig
-from bertsmith.data.batches import PackedBatch
+from bertsmith.data.packing import PackedBatch
 from bertsmith.errors import DataError, SelfCheckError
 from bertsmith.model.electra import BertForReplacedTokens
 from bertsmith.model.kinds import PretrainingModel

@@ -14,16 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertsmith.config import ExamplesConfig, PretrainConfig
-from bertsmith.data.batches import (
-    PackedBatch,
-    Position,
-    Prefetched,
-    Step,
-    read_epoch,
-    read_sized_steps,
-)
+from bertsmith.data.batches import Position, Prefetched, Step, read_epoch, read_sized_steps
 from bertsmith.data.examples import PretrainingExamples
 from bertsmith.data.mixture import Mixture, training_examples
+from bertsmith.data.packing import PackedBatch
 from bertsmith.data.shards import Corpus
 from bertsmith.data.sharing import WHOLE, Share, check_share
 from bertsmith.errors import ConfigError

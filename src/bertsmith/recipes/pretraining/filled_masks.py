@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertsmith.data.batches import PackedBatch, pack_texts
 from bertsmith.data.framing import frame
 from bertsmith.data.mixture import Mixture
+from bertsmith.data.packing import PackedBatch, pack_texts
 from bertsmith.data.shards import Corpus
 from bertsmith.model.kinds import PretrainingModel
 from bertsmith.text.wordpiece import Tokenizer

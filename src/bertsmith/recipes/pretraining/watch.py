@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from bertsmith.config import PretrainConfig
-from bertsmith.data.batches import PackedBatch
+from bertsmith.data.packing import PackedBatch
 from bertsmith.errors import DivergedError, StoppedError
 from bertsmith.folder import save_model
 from bertsmith.model.kinds import PretrainingModel, kept_of
