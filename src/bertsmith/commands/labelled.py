@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +9,6 @@ from bertsmith.commands.arguments import Model, RunOut, TaskName, found
 from bertsmith.config import (
     ColumnsConfig,
     CorpusConfig,
-    FeatureTaggerConfig,
     FinetuneConfig,
     Help,
     InferenceConfig,
@@ -88,41 +86,6 @@ def finetune(
         dev=dev,
         random_weights=random_weights,
         resume=resume,
-    )
-
-
-def tag_features(
-    given: Given,
-    train: Annotated[Path, Help("tagged words, as `finetune tag` takes them")],
-    *,
-    model: Model,
-    out: RunOut,
-    dev: Annotated[Path | None, Help("tagged file that the best epoch is chosen by")] = None,
-    test: Annotated[Path | None, Help("words to be tagged by the best epoch")] = None,
-    epochs: Annotated[int, Help("passes over the training rows")] = 10,
-    batch_size: Annotated[int, Help("sentences in one step")] = 32,
-    max_length: Annotated[int, Help("longer sentences are read in windows of this many")] = 128,
-    learning_rate: Annotated[float, Help("peak learning rate of the BiLSTM")] = 1e-3,
-    document_context: Annotated[
-        bool, Help("read each sentence amid as much of its document as fits")
-    ] = False,
-    seed: Annotated[int, Help("of weights, order and dropout")] = 0,
-) -> Result:
-    """Trains a BiLSTM tagger on states of a frozen encoder, as the paper's section 5.3 has it."""
-    from bertsmith.recipes.feature_based import tag_features
-    from bertsmith.recipes.feature_tagger import FEATURE_OPTIMIZER
-
-    return tag_features(
-        train,
-        found(model),
-        out,
-        FinetuneConfig(epochs=epochs, batch_size=batch_size, max_length=max_length, seed=seed),
-        replace(FEATURE_OPTIMIZER, learning_rate=learning_rate),
-        given.stage(FeatureTaggerConfig),
-        given.stage(ColumnsConfig),
-        TaskConfig(document_context=document_context),
-        dev=dev,
-        test=test,
     )
 
 
@@ -205,7 +168,6 @@ def predict(
 COMMANDS = (
     (doctor, (ColumnsConfig, TaskConfig)),
     (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
-    (tag_features, (FeatureTaggerConfig, ColumnsConfig)),
     (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (evaluate, (CorpusConfig, ColumnsConfig, InferenceConfig)),
     (predict, (ColumnsConfig, InferenceConfig)),

@@ -29,7 +29,6 @@ from bertsmith.model.bilstm import BiLstmTagger
 from bertsmith.model.kinds import Encoder
 from bertsmith.recipes.features import in_batches, states_of, write_array
 from bertsmith.recipes.finetuning.rows import LabelledData, Rows, epoch_order
-from bertsmith.tasks.forms import Prediction
 from bertsmith.tasks.layers import parse_layers
 from bertsmith.tasks.metrics import better
 from bertsmith.tasks.pieces import TOKENS_PER_BATCH
@@ -73,20 +72,12 @@ class FrozenRows:
         targets = [self.rows.targets[place] for place in places]
         batch = task.collate(cast(Any, features), targets)
         kept = ("sequence_starts", "label_positions", "labels")
-        return {"states": self.read(places, layers)} | {name: batch[name] for name in kept}
-
-    def read(self, places: Sequence[int], layers: Sequence[int]) -> Tensor:
-        """Returns the states of rows end to end. [T, L, H]"""
         parts = [
             self.states[self.starts[place] : self.starts[place + 1], list(layers)]
             for place in places
         ]
-        return torch.from_numpy(np.concatenate(parts))
-
-    def sequence_starts(self, places: Sequence[int]) -> Tensor:
-        """Returns where each sequence of these rows begins, and the last end. int32 [S + 1]"""
-        sizes = [len(part) for place in places for part in self.rows.features[place].sequences]
-        return torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int32)
+        states = torch.from_numpy(np.concatenate(parts))  # [T, L, H]
+        return {"states": states} | {name: batch[name] for name in kept}
 
 
 def train_feature_tagger(
@@ -173,31 +164,23 @@ def evaluate_tagger(
     model: BiLstmTagger, task: Tag, rows: FrozenRows, layers: Sequence[int]
 ) -> dict[str, float]:
     """Returns the scores of the rows, as the task has them; the model's mode is left as it was."""
-    scorer = task.scorer()
-    for place, found in predictions(model, task, rows, layers):
-        scorer.add(rows.rows.examples[place], found)
-    return scorer.scores()
-
-
-def predictions(
-    model: BiLstmTagger, task: Tag, rows: FrozenRows, layers: Sequence[int]
-) -> Iterator[tuple[int, Prediction]]:
-    """Yields each row's number and its tags, long ones among long ones."""
     was_training = model.training
     model.eval()
+    scorer = task.scorer()
     sizes = np.diff(rows.starts)  # [rows]
     budget = max(TOKENS_PER_BATCH, int(sizes.max(initial=0)))
     for group in group_by_length(sizes, tokens_per_batch=budget):
         places = group.tolist()
-        starts = rows.sequence_starts(places)  # [S + 1]
+        batch = rows.batch(task, places, layers)
         with torch.inference_mode():
-            logits = model.logits(rows.read(places, layers), starts)  # [T, C]
-        outputs = iter(logits.split(starts.diff().tolist()))
+            logits = model.logits(batch["states"], batch["sequence_starts"])  # [T, C]
+        outputs = iter(logits.split(batch["sequence_starts"].diff().tolist()))
         for place in places:
             example, features = rows.rows.examples[place], cast(Any, rows.rows.features[place])
             parts = [next(outputs) for _ in features.sequences]
-            yield place, task.decode(example, features, parts)
+            scorer.add(example, task.decode(example, features, parts))
     model.train(was_training)
+    return scorer.scores()
 
 
 def freeze(data: LabelledData, encoder: Encoder, folder: Path) -> tuple[FrozenRows, FrozenRows]:

@@ -10,7 +10,6 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NewType
-from urllib.parse import quote
 
 Markup = NewType("Markup", str)  # HTML that may stand in a page as it is
 
@@ -83,15 +82,7 @@ class Bar:
     share: float
 
 
-@dataclass(frozen=True)
-class Link:
-    """A cell of a table that leads to another page, by its path from this one."""
-
-    name: str
-    path: str
-
-
-Cell = str | int | float | Bar | Link
+Cell = str | int | float | Bar
 
 
 def text(content: str) -> Markup:
@@ -184,9 +175,6 @@ def _cell(cell: Cell, kind: str) -> str:
     if isinstance(cell, Bar):
         width = 100 * min(1.0, max(0.0, cell.share))
         return f'<td class="bar"><i style="width:{width:.1f}%"></i></td>'
-    if isinstance(cell, Link):
-        place = text(quote(cell.path))
-        return f'<td class="{kind or "text"}"><a href="{place}">{text(cell.name)}</a></td>'
     if isinstance(cell, int | float):
         return f'<td class="number">{readable(cell)}</td>'
     return f'<td class="{kind or "text"}">{text(cell)}</td>'

@@ -32,7 +32,6 @@ from bertsmith.folder import Loaded, load_model
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.finetuning.rows import Fold, split_fold
-from bertsmith.recipes.finetuning.together_report import report_together
 from bertsmith.recipes.finetuning.trials import Trial, run_trials, summarize
 from bertsmith.recipes.finetuning.views import label_of_row
 from bertsmith.tasks.answers import answer
@@ -105,9 +104,6 @@ def crossval(
         ),
         "out": str(out),
     }
-    title = f"{trial.task}: {trial.train.name}, {folds} folds"
-    runs = dict(zip(names, results, strict=True))
-    found["report"] = str(report_together(out, title, runs, found))
     if test and submission and layout:
         found["submission"] = str(submission)
         found["test_rows"] = _write_submission(

@@ -26,7 +26,6 @@ from bertsmith.model.memory import available_bytes
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.finetuning.finetune import finetune
 from bertsmith.recipes.finetuning.rows import Fold
-from bertsmith.recipes.finetuning.together_report import report_together
 from bertsmith.storage import read_json, replace_file, replacing
 from bertsmith.tasks.metrics import better
 
@@ -185,14 +184,7 @@ def finetune_several(
     assert best is not None, "there is one setting at least"
     winner = keep_the_best(out, winners, [by_name[one.name] for one in winners], chosen_by)
     everything = summarize(results, [one.name for one in trials])
-    report = report_together(
-        out,
-        f"{trial.task}: {trial.train.name}, {len(trials)} runs",
-        by_name,
-        {"scores": best["scores"], "deviations": best["deviations"], "winner": winner},
-    )
     return {
-        "report": str(report),
         "scores": best["scores"],
         "deviations": best["deviations"],
         "best_epoch": by_name[winner]["best_epoch"],
