@@ -20,6 +20,7 @@ from bertsmith.data.tagged import TaggedSentence
 from bertsmith.data.tagged_forms import columns_of, open_tagged
 from bertsmith.data.tagged_outputs import SUFFIXES, TaggedAnswer, write_tagged
 from bertsmith.errors import CheckpointError, DataError
+from bertsmith.model.bilstm import BertForFeatureTagging
 from bertsmith.model.crf import Chain
 from bertsmith.model.task_heads import BertForTagging, TaskModel
 from bertsmith.tasks.forms import Prediction, Source, refuse_label_options
@@ -271,6 +272,8 @@ class Tag:
 
     def with_weights_of(self, model: TaskModel) -> Self:
         """Returns the task with the scores of the model's CRF, if it has one."""
+        if isinstance(model, BertForFeatureTagging):
+            return self
         assert isinstance(model, BertForTagging), "this task's head made the model"
         if model.crf is None:
             return self

@@ -206,7 +206,7 @@ class Sitting:
         ask = partial(results_of, model, dev.examples, dev.features)
         held = [] if model.per_token else list(ask())
         task = self._data.task.with_weights_of(model).tuned(held or ask())
-        scorer, variety = task.scorer(), _Variety()
+        scorer, variety = task.scorer(), Variety()
         for (example, features, outputs), target in zip(held or ask(), dev.targets, strict=True):
             found = task.decode(example, features, outputs)
             scorer.add(example, found)
@@ -243,7 +243,7 @@ class Sitting:
         return run.step / self._steps_per_epoch
 
 
-class _Variety:
+class Variety:
     """Whether a model says one thing only where several are right: of rows, or of tagged words."""
 
     def __init__(self) -> None:
