@@ -60,4 +60,10 @@ def is_inert(page: Page) -> bool:
         tag in ("script", "img", "iframe", "object", "embed", "link", "base")
         or any(name in fetched or name.startswith("on") for name in attributes)
         for tag, attributes in page.elements
+        if not _leads_beside_it(tag, attributes)
     )
+
+
+def _leads_beside_it(tag: str, attributes: dict[str, str | None]) -> bool:
+    """Returns whether this is a link to a file below the page, which is opened when clicked on."""
+    return tag == "a" and list(attributes) == ["href"] and str(attributes["href"]).startswith("./")

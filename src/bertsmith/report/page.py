@@ -9,7 +9,9 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import NewType
+from urllib.parse import quote
 
 Markup = NewType("Markup", str)  # HTML that may stand in a page as it is
 
@@ -62,7 +64,7 @@ svg .axis { stroke: var(--line); fill: none } svg .guide { stroke: var(--quiet);
 .matrix th.top { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
   max-height: 9rem; overflow: hidden; padding: .3rem .1rem }
 .error { color: var(--bad); font-weight: 600 } .warning { color: var(--warn); font-weight: 600 }
-.note { color: var(--quiet) }
+.note { color: var(--quiet) } a { color: var(--c0) }
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -82,7 +84,15 @@ class Bar:
     share: float
 
 
-Cell = str | int | float | Bar
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file, named from the page's folder down."""
+
+    content: str
+    file: str
+
+
+Cell = str | int | float | Bar | Link
 
 
 def text(content: str) -> Markup:
@@ -175,6 +185,10 @@ def _cell(cell: Cell, kind: str) -> str:
     if isinstance(cell, Bar):
         width = 100 * min(1.0, max(0.0, cell.share))
         return f'<td class="bar"><i style="width:{width:.1f}%"></i></td>'
+    if isinstance(cell, Link):
+        assert not PurePosixPath(cell.file).is_absolute(), "a page leads to what stands beside it"
+        target = f"./{quote(cell.file)}"  # so that no name is taken for that of a protocol
+        return f'<td class="{kind or "text"}"><a href="{target}">{text(cell.content)}</a></td>'
     if isinstance(cell, int | float):
         return f'<td class="number">{readable(cell)}</td>'
     return f'<td class="{kind or "text"}">{text(cell)}</td>'
