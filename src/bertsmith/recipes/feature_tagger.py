@@ -197,7 +197,7 @@ def evaluate_tagger(
             found = task.decode(example, features, parts)
             scorer.add(example, found)
             if variety:
-                variety.add(rows.rows.targets[place], found)
+                variety.add(task.decisions(rows.rows.targets[place], found))
     model.train(was_training)
     return scorer.scores()
 

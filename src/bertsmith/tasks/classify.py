@@ -27,7 +27,7 @@ from bertsmith.tasks.calibration import (
     expected_calibration_error,
     fit_temperature,
 )
-from bertsmith.tasks.forms import Features, Prediction, Source
+from bertsmith.tasks.forms import Decisions, Features, Prediction, Source
 from bertsmith.tasks.glue import read_glue
 from bertsmith.tasks.label_names import NUMBER, WHOLE, as_whole, check_kinds, labels_of
 from bertsmith.tasks.labelled import Example, label_of, read_texts
@@ -44,6 +44,7 @@ class Classify:
     """
 
     name: ClassVar[str] = "classify"
+    decides: ClassVar[str] = "row"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".jsonl")
 
     labels: tuple[str, ...]
@@ -298,6 +299,10 @@ class Classify:
         if self.thresholds:
             return self.labels[probabilities[self.labels[1]] > self.thresholds[0]]
         return max(self.labels, key=probabilities.__getitem__)
+
+    def decisions(self, target: Any, prediction: Prediction) -> Decisions:
+        """Returns the one decision of the row; see `Decisions.of_row`."""
+        return Decisions.of_row(target, prediction)
 
     def scorer(self) -> ClassScorer:
         """Returns a scorer of accuracy, F1 and so on, as in `metrics.py`."""
