@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -201,6 +202,35 @@ def test_masks_are_filled_as_transformers_fills_them(folder: Path, pretrained: M
         assert [row["probability"] for row in ours] == pytest.approx(
             [row["score"] for row in expected], abs=1e-5
         )
+
+
+def test_masks_of_many_texts_are_filled_in_their_order_as_they_are_asked_for(
+    pretrained: Model,
+) -> None:
+    rng = Random(3)
+    texts = [
+        " ".join([*rng.choices(LETTERS, k=rng.randrange(1, 9)), "[MASK]"]) for _ in range(9000)
+    ]
+    texts[5] = "[MASK] a [MASK]"
+    read = 0
+
+    def reading() -> Iterator[str]:
+        nonlocal read
+        for text in texts:
+            read += 1
+            yield text
+
+    fillings = pretrained.iter_fill_mask(reading(), top=3)
+    found = [next(fillings)]
+    assert read < len(texts)  # it does not wait for the last text
+    found += fillings
+    assert [len(one) for one in found] == [text.count("[MASK]") for text in texts]
+    for place in (0, 5, 300, 599):
+        for ours, alone in zip(found[place], pretrained.fill_mask(texts[place], 3), strict=True):
+            assert [row["piece"] for row in ours] == [row["piece"] for row in alone]
+            assert [row["probability"] for row in ours] == pytest.approx(
+                [row["probability"] for row in alone], abs=1e-5
+            )
 
 
 def test_a_text_without_a_mask_in_reach_is_refused(pretrained: Model) -> None:

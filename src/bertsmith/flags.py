@@ -97,7 +97,7 @@ def add_command(
         ]
     )
     run.__doc__ = function.__doc__
-    app.command(run, name=function.__name__.replace("_", "-"))
+    app.command(run, name=function.__name__)
 
 
 def _settings(stages: tuple[type[Settings], ...]) -> dict[str, tuple[Any, Any, Group]]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
 
-from bertsmith.cli import main
 from bertsmith.config import (
     BertConfig,
     CasingConfig,
@@ -21,8 +19,7 @@ from bertsmith.config import (
     TaskConfig,
 )
 from bertsmith.data.packing import pack_texts
-from bertsmith.errors import ConfigError, FolderInUseError
-from bertsmith.folder import save_model
+from bertsmith.errors import ConfigError
 from bertsmith.model.bert import Bert
 from bertsmith.model.bilstm import Combination
 from bertsmith.recipes.feature_tagger import (
@@ -32,7 +29,6 @@ from bertsmith.recipes.feature_tagger import (
     train_feature_tagger,
 )
 from bertsmith.recipes.finetuning.rows import LabelledData, read_labelled
-from bertsmith.storage import read_json
 from bertsmith.tasks.tag import Tag
 from bertsmith.text.wordpiece import Tokenizer, Vocabulary
 
@@ -140,37 +136,3 @@ def test_layers_that_are_not_there_are_refused(
     tagger = replace(SMALL, layers="5")
     with pytest.raises(ConfigError, match="the model has 4 blocks"):
         train_feature_tagger(data.task, *frozen, CONFIG, tagger, say=lambda line: None)
-
-
-def write_sentences(path: Path, count: int, *, tagged: bool = True) -> Path:
-    """Writes sentences in which `a` is an entity."""
-    rng = Random(count)
-    lines = []
-    for _ in range(count):
-        words = rng.choices("abcdef", k=5)
-        lines += [f"{word}\t{'B-X' if word == 'a' else 'O'}" if tagged else word for word in words]
-        lines.append("")
-    path.write_text("\n".join(lines))
-    return path
-
-
-def test_the_command_trains_scores_and_tags(tmp_path: Path, encoder: Bert) -> None:
-    save_model(tmp_path / "encoder", encoder, Tokenizer(VOCABULARY, CasingConfig()), {})
-    train = write_sentences(tmp_path / "train.conll", 100)
-    dev = write_sentences(tmp_path / "dev.conll", 30)
-    test = write_sentences(tmp_path / "test.conll", 10, tagged=False)
-    words = ["tag-features", str(train), "--dev", str(dev), "--test", str(test), "--json"]
-    words += ["--model", str(tmp_path / "encoder"), "--out", str(tmp_path / "out"), "--layers"]
-    words += ["0", "--combine", "mix", "--lstm-size", "16", "--lstm-dropout", "0"]
-    words += ["--epochs", "4", "--batch-size", "8", "--max-length", "16", "--learning-rate", "0.01"]
-    assert main(words) == 0
-    found = read_json(tmp_path / "out/result.json")
-    assert found["scores"]["f1"] > 0.9
-    assert (found["train_rows"], found["dev_rows"], found["test_rows"]) == (100, 30, 10)
-    told = (tmp_path / "out/dev.conll").read_text().split()
-    assert told[::2] == dev.read_text().split()[::2] and set(told[1::2]) == {"B-X", "O"}
-    tagged = [
-        line.split() for line in (tmp_path / "out/test.conll").read_text().split("\n") if line
-    ]
-    assert sum((word == "a") == (tag == "B-X") for word, tag in tagged) >= 45
-    assert main(words) == FolderInUseError.exit_code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
@@ -55,18 +54,16 @@ def read_page(content: str) -> Page:
 
 
 def is_inert(page: Page) -> bool:
-    """Returns whether a page neither runs a script nor asks for anything from elsewhere.
-
-    It may lead to files below its own folder.
-    """
+    """Returns whether a page neither runs a script nor asks for anything from elsewhere."""
     fetched = {"src", "href", "srcset", "action", "data", "xlink:href"}
-    inside = re.compile(r"[\w-][\w./-]*")
     return not any(
         tag in ("script", "img", "iframe", "object", "embed", "link", "base")
-        or any(
-            name.startswith("on")
-            or (name in fetched and not (tag == "a" and inside.fullmatch(str(value))))
-            for name, value in attributes.items()
-        )
+        or any(name in fetched or name.startswith("on") for name in attributes)
         for tag, attributes in page.elements
+        if not _leads_beside_it(tag, attributes)
     )
+
+
+def _leads_beside_it(tag: str, attributes: dict[str, str | None]) -> bool:
+    """Returns whether this is a link to a file below the page, which is opened when clicked on."""
+    return tag == "a" and list(attributes) == ["href"] and str(attributes["href"]).startswith("./")

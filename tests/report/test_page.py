@@ -7,6 +7,7 @@ from tests.report.reading import is_inert, read_page
 
 from bertsmith.report.page import (
     Bar,
+    Link,
     Markup,
     Section,
     cards,
@@ -36,11 +37,12 @@ def test_whatever_is_given_is_shown_as_it_is_and_does_nothing(evil: str) -> None
         preformatted(evil),
         cards([(evil, evil)], best=evil),
         table((evil, evil), [(evil, 1), (evil, Bar(0.5))], kinds=("error", "note")),
+        table((), [(Link(evil, evil),)]),
         side_by_side([figure(evil, text(evil), text(evil))]),
     ]
     found = read_page(page(evil, [Section(evil, parts)], lead=paragraph(evil)))
     assert is_inert(found)
-    shown = 2 + 1 + 1 + 1 + 1 + 2 + 4 + 3  # title twice, lead, section, parts in their order
+    shown = 2 + 1 + 1 + 1 + 1 + 2 + 4 + 1 + 3  # title twice, lead, section, parts in their order
     assert found.text.count(evil) == shown
 
 
@@ -51,6 +53,13 @@ def test_a_browser_is_told_to_load_and_run_nothing() -> None:
         if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_a_link_leads_to_a_file_beside_the_page_whatever_its_name() -> None:
+    for name, target in (("seed-1/report.html", "./seed-1/report.html"), ("a:b", "./a%3Ab")):
+        assert f'<a href="{target}">run</a>' in table((), [(Link("run", name),)])
+    with pytest.raises(AssertionError, match="what stands beside it"):
+        table((), [(Link("run", "/etc/passwd"),)])
 
 
 def test_figures_stand_to_the_right_and_bars_stay_within_their_cell() -> None:

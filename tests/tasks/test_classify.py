@@ -150,6 +150,10 @@ def test_scores_of_several_labels_are_those_of_scikit_learn() -> None:
     assert scores == expected | {"accuracy": accuracy_score(wanted, predicted)}
 
 
+def numpy_of(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.double().numpy()
+
+
 def calibration_error(shares: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
     """Returns what Guo et al. 2017 have as equation 3, bin by bin."""
     total = 0.0
@@ -199,6 +203,13 @@ def test_dev_rows_make_the_task_less_sure_without_changing_an_answer() -> None:
     task = Classify(("a", "b"))
     tuned = task.tuned(dev_rows(labels, logits * 4))
     assert 3 < tuned.temperature < 5
+    assert tuned.calibration is not None
+    kept = [numpy_of((logits * 4 / one).softmax(1)) for one in (1, tuned.temperature)]
+    right = np.array([label == "b" for label in labels]).astype(int)
+    assert tuned.calibration == pytest.approx(
+        [calibration_error(one.max(1), one.argmax(1) == right) for one in kept]
+    )
+    assert tuned.calibration[0] > 0.1 > 0.05 > tuned.calibration[1]
     for row in logits * 4:
         before, after = (
             task.decode(rows("a")[0], NOTHING, [row]),
@@ -252,6 +263,7 @@ def test_thresholds_are_for_labels_that_can_be_said_or_not() -> None:
     [
         ({"temperature": 0}, "temperature is 0; expected a number above 0"),
         ({"temperature": "warm"}, "temperature is 'warm'"),
+        ({"calibration": {"ece": 0.1}}, "calibration is {'ece': 0.1}; expected the numbers"),
         ({"thresholds": ["low"]}, "thresholds are .*'low'.*; expected a list of numbers"),
         ({"thresholds": [0.1, 0.2]}, "2 thresholds for its 2 labels"),
     ],

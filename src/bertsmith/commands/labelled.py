@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from bertsmith.commands.arguments import Model, RunOut, TaskName, found
 from bertsmith.config import (
+    PAPERS_FEATURES,
     ColumnsConfig,
     CorpusConfig,
+    FeatureBased,
     FeatureTaggerConfig,
     FinetuneConfig,
     Help,
     InferenceConfig,
     OptimizerConfig,
     TaskConfig,
+    setting_names,
 )
+from bertsmith.errors import ConfigError
 from bertsmith.flags import Given, Result
 
 ExcelSafe = Annotated[
@@ -54,6 +57,10 @@ def finetune(
         Literal["paper"] | None,
         Help("try the paper's batch sizes, rates and epochs where not given; keep the best"),
     ] = None,
+    feature_based: Annotated[
+        FeatureBased | None,
+        Help("tag: train a BiLSTM on these layers and leave the encoder as it is"),
+    ] = None,
     random_weights: Annotated[bool, Help("start from random weights, for comparison")] = False,
     resume: Annotated[bool, Help("go on from the newest checkpoint in the run folder")] = False,
 ) -> Result:
@@ -66,6 +73,17 @@ def finetune(
     from bertsmith.recipes.finetuning.trials import Trial, finetune_several
 
     folder = found(model)
+    of_features = sorted(given.values.keys() & setting_names(FeatureTaggerConfig))
+    if of_features and feature_based is None:
+        raise ConfigError(
+            f"{of_features[0]} is of a tagger on frozen features; expected feature_based with it, "
+            f"as in --feature-based last-four-concatenated"
+        )
+    if feature_based is not None:
+        others = {"seeds": seeds != 1, "search": search, "resume": resume}
+        others["random_weights"] = random_weights
+        _refuse_beside_features(task, [name for name, is_given in others.items() if is_given])
+        return _on_features(given, train, folder, out, dev, feature_based)
     run = given.stage(FinetuneConfig, max_length=usual_max_length(task))
     optimizer = given.stage(OptimizerConfig, learning_rate=usual_learning_rate(folder))
     columns, options = given.stage(ColumnsConfig), given.stage(TaskConfig)
@@ -91,38 +109,41 @@ def finetune(
     )
 
 
-def tag_features(
-    given: Given,
-    train: Annotated[Path, Help("tagged words, as `finetune tag` takes them")],
-    *,
-    model: Model,
-    out: RunOut,
-    dev: Annotated[Path | None, Help("tagged file that the best epoch is chosen by")] = None,
-    test: Annotated[Path | None, Help("words to be tagged by the best epoch")] = None,
-    epochs: Annotated[int, Help("passes over the training rows")] = 10,
-    batch_size: Annotated[int, Help("sentences in one step")] = 32,
-    max_length: Annotated[int, Help("longer sentences are read in windows of this many")] = 128,
-    learning_rate: Annotated[float, Help("peak learning rate of the BiLSTM")] = 1e-3,
-    document_context: Annotated[
-        bool, Help("read each sentence amid as much of its document as fits")
-    ] = False,
-    seed: Annotated[int, Help("of weights, order and dropout")] = 0,
-) -> Result:
-    """Trains a BiLSTM tagger on states of a frozen encoder, as the paper's section 5.3 has it."""
-    from bertsmith.recipes.feature_based import tag_features
-    from bertsmith.recipes.feature_tagger import FEATURE_OPTIMIZER
+def _refuse_beside_features(task: str, others: list[str]) -> None:
+    if task != "tag":
+        raise ConfigError(
+            f"feature_based is for the task tag, as in section 5.3 of the paper; found {task}: for "
+            f"vectors of texts, `bertsmith embed` or `features`"
+        )
+    if others:
+        raise ConfigError(
+            f"{others[0]} is given with feature_based, which is one run from its beginning to its "
+            f"end; expected it without"
+        )
 
-    return tag_features(
+
+def _on_features(
+    given: Given,
+    train: Path,
+    model: Path,
+    out: Path,
+    dev: Path | None,
+    feature_based: FeatureBased,
+) -> Result:
+    from bertsmith.recipes.feature_tagger import FEATURE_EPOCHS, FEATURE_OPTIMIZER
+    from bertsmith.recipes.finetuning.frozen import finetune_frozen
+
+    return finetune_frozen(
         train,
-        found(model),
+        model,
         out,
-        FinetuneConfig(epochs=epochs, batch_size=batch_size, max_length=max_length, seed=seed),
-        replace(FEATURE_OPTIMIZER, learning_rate=learning_rate),
-        given.stage(FeatureTaggerConfig),
+        given.stage(FinetuneConfig, epochs=FEATURE_EPOCHS),
+        given.stage(FeatureTaggerConfig, **PAPERS_FEATURES[feature_based]),
+        given.stage(OptimizerConfig, **FEATURE_OPTIMIZER.to_mapping()),
         given.stage(ColumnsConfig),
-        TaskConfig(document_context=document_context),
+        given.stage(TaskConfig),
         dev=dev,
-        test=test,
+        feature_based=feature_based,
     )
 
 
@@ -204,8 +225,7 @@ def predict(
 
 COMMANDS = (
     (doctor, (ColumnsConfig, TaskConfig)),
-    (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
-    (tag_features, (FeatureTaggerConfig, ColumnsConfig)),
+    (finetune, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig, FeatureTaggerConfig)),
     (crossval, (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)),
     (evaluate, (CorpusConfig, ColumnsConfig, InferenceConfig)),
     (predict, (ColumnsConfig, InferenceConfig)),

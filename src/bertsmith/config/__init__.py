@@ -23,7 +23,9 @@ from bertsmith.config.engine import EngineConfig
 from bertsmith.config.filters import FilterConfig
 from bertsmith.config.inference import InferenceConfig
 from bertsmith.config.labelled import (
+    PAPERS_FEATURES,
     ColumnsConfig,
+    FeatureBased,
     FeatureTaggerConfig,
     TaskConfig,
 )
@@ -57,6 +59,7 @@ __all__ = [
     "EncoderConfig",
     "EngineConfig",
     "ExamplesConfig",
+    "FeatureBased",
     "FeatureTaggerConfig",
     "FilterConfig",
     "FinetuneConfig",
@@ -64,6 +67,7 @@ __all__ = [
     "InferenceConfig",
     "ModernBertConfig",
     "OptimizerConfig",
+    "PAPERS_FEATURES",
     "PrepareConfig",
     "PretrainConfig",
     "RanksConfig",

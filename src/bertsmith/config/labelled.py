@@ -50,6 +50,25 @@ class TaskConfig(Settings):
     n_best: Annotated[int, Ge(1), Help("answer: likeliest answers that are told")] = 20
 
 
+FeatureBased = Literal[
+    "embeddings",
+    "second-to-last",
+    "last",
+    "last-four-summed",
+    "last-four-concatenated",
+    "all-summed",
+]
+# The six combinations of layers of table 7 of Devlin et al. 2019, in its order.
+PAPERS_FEATURES: dict[FeatureBased, dict[str, str]] = {
+    "embeddings": {"layers": "0", "combine": "concat"},
+    "second-to-last": {"layers": "-2", "combine": "concat"},
+    "last": {"layers": "-1", "combine": "concat"},
+    "last-four-summed": {"layers": "-4:-1", "combine": "mix"},
+    "last-four-concatenated": {"layers": "-4:-1", "combine": "concat"},
+    "all-summed": {"layers": "1:", "combine": "mix"},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureTaggerConfig(Settings):
     """A tagger on a frozen encoder. The defaults are the best of the paper's six combinations.
@@ -57,7 +76,9 @@ class FeatureTaggerConfig(Settings):
     Source: Devlin et al. 2019, section 5.3; the dropout, of which it says nothing, is our choice.
     """
 
-    layers: Annotated[str, Help("layers that are read, as in -1 or 1: or -4:-1")] = "-4:-1"
+    layers: Annotated[
+        str, Help("layers that are read, as in -1 or -4:-1, in place of those of feature_based")
+    ] = "-4:-1"
     combine: Annotated[
         Literal["mix", "concat"], Help("sum the layers with learnt weights, or put them in a row")
     ] = "concat"

@@ -27,6 +27,7 @@ from bertsmith.engines.engine import Engine, standing_on
 from bertsmith.engines.onnxruntime_engine import OnnxRuntimeEngine
 from bertsmith.engines.torch_engine import with_engine
 from bertsmith.errors import ConfigError, MissingInputError
+from bertsmith.model.bilstm import BertForFeatureTagging
 from bertsmith.model.kinds import Encoder
 from bertsmith.model.published import AnyModel, encoder_in
 from bertsmith.model.task_heads import (
@@ -109,6 +110,8 @@ def choose(model: AnyModel, config: InferenceConfig, sample: Sequence[Framed]) -
             f"engine is {config.engine!r}, which is for a CPU, but the model is on {device}; "
             f"expected engine torch"
         )
+    if isinstance(model, BertForFeatureTagging):
+        return _by_torch_alone(model, config)
     if config.needs_sample and not sample:
         raise ConfigError(
             f"engine {config.engine} with precision {config.precision} is measured on your texts, "
@@ -134,6 +137,17 @@ def choose(model: AnyModel, config: InferenceConfig, sample: Sequence[Framed]) -
             f"engine torch, and report it"
         )
     return Chosen(chosen, said)
+
+
+def _by_torch_alone(model: BertForFeatureTagging, config: InferenceConfig) -> Chosen:
+    """Returns a tagger on several layers by torch, as other engines give the last layer alone."""
+    if config.engine not in ("torch", "auto") or config.precision != "float32":
+        raise ConfigError(
+            f"engine is {config.engine!r} with precision {config.precision}, but the model tags by "
+            f"states of several layers, which torch alone gives; expected engine torch and float32"
+        )
+    said = {} if config.engine == "torch" else {"engine": "torch", "precision": "float32"}
+    return Chosen(with_engine(model), said)
 
 
 def _any_rows(encoder: Encoder) -> list[Framed]:

@@ -29,6 +29,7 @@ from bertsmith.data.packing import PackedBatch, pack_texts
 from bertsmith.errors import CheckpointError, ConfigError, MissingInputError
 from bertsmith.folder import Loaded, write_config
 from bertsmith.interop.padded import Padded
+from bertsmith.model.bilstm import BertForFeatureTagging
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.kinds import Encoder
 from bertsmith.model.modern_heads import ModernBertForPreTraining
@@ -67,10 +68,15 @@ def write_onnx(loaded: Loaded, out: Path, pooling: Pooling | None = None) -> dic
     Raises:
         MissingInputError: ONNX is not installed.
         CheckpointError: what onnxruntime computes is not what we do.
-        ConfigError: a model with a head is to be pooled.
+        ConfigError: a model with a head is to be pooled, or the model tags by several layers.
         FolderInUseError, StorageError: see `storage.replacing`.
     """
     _check_installed()
+    if isinstance(loaded.model, BertForFeatureTagging):
+        raise ConfigError(
+            f"{out}: the model tags by states of several layers with a BiLSTM, for which there is "
+            f"no graph here; expected another kind of model, or keep the model folder"
+        )
     if pooling and not isinstance(loaded.model, Encoder):
         raise ConfigError(
             f"{out}: pooling is {pooling!r}, but the model has a head, which gives its own "

@@ -1,11 +1,14 @@
 """Taggers on frozen features: layers mixed or put side by side, a BiLSTM, and a score for each tag.
 
+`BiLstmTagger` reads states that were computed before; `BertForFeatureTagging` is it on its encoder.
+
 Shapes:  T tokens   S sequences   M labelled tokens   C tags
          L layers   H width of a layer   D width of the BiLSTM, in each direction
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -13,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
+from bertsmith.config import EncoderConfig, FeatureTaggerConfig
 from bertsmith.model.heads import class_loss
+from bertsmith.model.kinds import encoder_of
 
 Combination = Literal["mix", "concat"]
 
@@ -111,3 +116,89 @@ class BiLstmTagger(nn.Module):
         read, _ = self.lstm(pack_sequence(list(sequences), enforce_sorted=False))
         hidden = torch.cat(unpack_sequence(read))  # [T, 2 * D]
         return self.classifier(F.dropout(hidden, self.dropout, self.training))  # [T, C]
+
+
+class BertForFeatureTagging(nn.Module):
+    """An encoder that is not trained with a BiLSTM tagger on some of its layers: for use.
+
+    Source: Devlin et al. 2019, section 5.3. `transformers` has no such class.
+    """
+
+    per_token: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_labels: int,
+        layers: Sequence[int],
+        tagger: FeatureTaggerConfig,
+    ) -> None:
+        """Draws new weights from torch's default generator.
+
+        Args:
+            config: of the encoder.
+            num_labels: C.
+            layers: numbers of the layers that are read; 0 are the embeddings.
+            tagger: what stands on them; its `layers` are not looked at.
+        """
+        super().__init__()
+        self.config = config
+        self.num_labels = num_labels
+        self.layers = tuple(layers)
+        self.tagger_config = tagger
+        self.encoder = encoder_of(config, with_pooler=False)
+        self.tagger = bilstm_of(tagger, len(self.layers), config.hidden_size, num_labels)
+
+    def forward(
+        self,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+        label_positions: Tensor,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """Returns the sums of `loss` and `accuracy` over the labelled tokens.
+
+        Args:
+            piece_ids, segment_ids, position_ids, sequence_starts: see `Bert.forward`.
+            label_positions, labels: see `BiLstmTagger.forward`.
+        """
+        states = self.states(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, L, H]
+        return self.tagger(states, sequence_starts, label_positions, labels)
+
+    def counts(self, *, labels: Tensor, **_: Tensor) -> dict[str, float]:
+        """Returns how many things each sum of `forward` is over."""
+        return self.tagger.counts(labels=labels)
+
+    def logits(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns a score for each tag of each token. [T, C]"""
+        states = self.states(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, L, H]
+        return self.tagger.logits(states, sequence_starts)  # [T, C]
+
+    def states(
+        self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
+    ) -> Tensor:
+        """Returns the states of the layers that are read, without gradients. [T, L, H]"""
+        with torch.no_grad():
+            found = self.encoder.layers(  # 1 + the number of blocks of [T, H]
+                piece_ids, segment_ids, position_ids, sequence_starts
+            )
+            return torch.stack([found[layer] for layer in self.layers], dim=1)  # [T, L, H]
+
+
+def bilstm_of(
+    config: FeatureTaggerConfig, num_layers: int, hidden_size: int, num_labels: int
+) -> BiLstmTagger:
+    """Returns a new tagger on `num_layers` layers; see `BiLstmTagger`."""
+    return BiLstmTagger(
+        num_layers,
+        hidden_size,
+        num_labels,
+        combine=config.combine,
+        lstm_size=config.lstm_size,
+        lstm_layers=config.lstm_layers,
+        dropout=config.lstm_dropout,
+    )

@@ -77,6 +77,8 @@ HEADS: Pairs = (
     ("spans.weight", ("qa_outputs.weight",)),
     ("spans.bias", ("qa_outputs.bias",)),
 )
+# How names begin that are published as they are here: no other library has such a head.
+OURS_ALONE = "tagger."
 # What some files hold twice: the second name is where it stands first.
 COPIES = (
     ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
@@ -106,6 +108,8 @@ class NameTable:
         Those of a bare encoder have no prefix, as in the files of `transformers.BertModel`, unless
         it is to be called as it is `inside` a model.
         """
+        if name.startswith(OURS_ALONE):
+            return (name,)
         in_model = name.startswith("encoder.")
         short = name.removeprefix("encoder.").split(".")
         number = short[1] if short[0] == "blocks" else ""
@@ -137,7 +141,8 @@ def to_published(state: Mapping[str, Tensor], table: NameTable = BERT) -> dict[s
     tensors: dict[str, Tensor] = {}
     for ours, tensor in state.items():
         names = table.published(ours, inside=False)
-        tensors |= dict(zip(names, tensor.chunk(len(names)), strict=True))
+        parts = tensor.chunk(len(names)) if tensor.ndim else (tensor,)
+        tensors |= dict(zip(names, parts, strict=True))
     return tensors
 
 
@@ -180,7 +185,9 @@ def from_published(
     result = {}
     for ours, names in needed.items():
         parts = [found[name] for name in names]
-        shape = torch.Size([wanted[ours].shape[0] // len(names), *wanted[ours].shape[1:]])
+        shape = wanted[ours].shape
+        if len(names) > 1:
+            shape = torch.Size([shape[0] // len(names), *shape[1:]])
         for name, part in zip(names, parts, strict=True):
             if part.shape != shape:
                 raise CheckpointError(

@@ -11,8 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from bertsmith.config import BertConfig, EncoderConfig, ModernBertConfig, setting_names
-from bertsmith.errors import CheckpointError
+from bertsmith.config import (
+    BertConfig,
+    EncoderConfig,
+    FeatureTaggerConfig,
+    ModernBertConfig,
+    setting_names,
+)
+from bertsmith.errors import CheckpointError, ConfigError
+from bertsmith.model.bilstm import BertForFeatureTagging
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.kinds import Encoder, PretrainingModel, WithPieceHead, encoder_of
 from bertsmith.model.modern_heads import ModernBertForPreTraining
@@ -38,18 +45,22 @@ def encoder_in(model: AnyModel | PretrainingModel) -> Encoder:
     return model if isinstance(model, Encoder) else model.encoder
 
 
-LAST_TOKEN = "bert-left-to-right"  # the model_type of what `transformers` has no class for
+# The model_type of what `transformers` has no class for.
+LAST_TOKEN = "bert-left-to-right"
+FEATURES, MODERN_FEATURES = "bert-features", "modernbert-features"
 
 # Our classes of task models and the published ones, without what tells the kind of encoder.
 _TASK_ARCHITECTURES: dict[type[TaskModel], str] = {
     BertForClassification: "BertForSequenceClassification",
     BertForRegression: "BertForSequenceClassification",
     BertForTagging: "BertForTokenClassification",
+    BertForFeatureTagging: "BertForFeatureTagging",
     BertForAnswering: "BertForQuestionAnswering",
     BertForChoice: "BertForMultipleChoice",
 }
 # `model_type`, and how architectures begin.
-_KINDS = {"bert": "", LAST_TOKEN: "", "modernbert": "Modern"}
+_KINDS = {"bert": "", LAST_TOKEN: "", FEATURES: "", "modernbert": "Modern"}
+_KINDS[MODERN_FEATURES] = "Modern"
 # Published classes that read left to right where `is_decoder` says so, and agree with ours.
 _MAY_READ_LEFT_TO_RIGHT = (
     *("BertLMHeadModel", "BertModel", "BertForTokenClassification", "BertForQuestionAnswering"),
@@ -90,6 +101,8 @@ def published_config(
     kind = "bert" if isinstance(config, BertConfig) else "modernbert"
     if config.is_decoder and isinstance(model, OnFirsts):
         kind = LAST_TOKEN
+    if isinstance(model, BertForFeatureTagging):
+        kind = FEATURES if kind == "bert" else MODERN_FEATURES
     published: dict[str, Any] = {"architectures": [architecture_of(model)], "model_type": kind}
     published |= config.to_mapping() | {"pad_token_id": special_ids["pad"]}
     if isinstance(config, BertConfig):
@@ -103,7 +116,7 @@ def published_config(
 
 def _labels_published(model: AnyModel, facts: Mapping[str, Any]) -> dict[str, Any]:
     published: dict[str, Any] = {}
-    if isinstance(model, BertForClassification | BertForTagging):
+    if isinstance(model, BertForClassification | BertForTagging | BertForFeatureTagging):
         numbers = range(model.num_labels)
         labels = [str(label) for label in facts.get("labels", [])] or [
             f"LABEL_{n}" for n in numbers
@@ -117,6 +130,9 @@ def _labels_published(model: AnyModel, facts: Mapping[str, Any]) -> dict[str, An
         published["id2intent"] = {str(number): intent for number, intent in enumerate(intents)}
     if isinstance(model, BertForTagging) and model.crf is not None:
         published["crf"] = True
+    if isinstance(model, BertForFeatureTagging):
+        shape = model.tagger_config.to_mapping() | {"layers": ",".join(map(str, model.layers))}
+        published["feature_tagger"] = shape
     if isinstance(model, BertForClassification):
         several = "multi" if model.several else "single"
         published["problem_type"] = f"{several}_label_classification"
@@ -133,7 +149,7 @@ def config_of(published: Mapping[str, Any], where: str) -> EncoderConfig:
         CheckpointError: it is of another kind, or does what our encoders do not.
         ConfigError: a setting cannot be.
     """
-    if published.get("model_type") == "modernbert":
+    if published.get("model_type") in ("modernbert", MODERN_FEATURES):
         _require(published, {"tie_word_embeddings": (True, None)}, where, "a modern encoder")
         given = {**published, **settings_of_rope(published, where)}
         known = {name: given[name] for name in setting_names(ModernBertConfig) if name in given}
@@ -142,10 +158,10 @@ def config_of(published: Mapping[str, Any], where: str) -> EncoderConfig:
     directions: tuple[bool | None, ...] = (False, None)
     if published.get("model_type") == LAST_TOKEN:
         directions = (True,)
-    elif name in _MAY_READ_LEFT_TO_RIGHT:
+    elif name in _MAY_READ_LEFT_TO_RIGHT or published.get("model_type") == FEATURES:
         directions = (False, None, True)
     expected = {
-        "model_type": ("bert", None, LAST_TOKEN),
+        "model_type": ("bert", None, LAST_TOKEN, FEATURES),
         "position_embedding_type": ("absolute", None),
         "is_decoder": directions,
         "add_cross_attention": (False, None),
@@ -224,6 +240,11 @@ def _task_model_of(
     if name == "BertForMultipleChoice":
         return BertForChoice(config), {"task": "choose"}
     labels = _labels_of(published, where)
+    if name == "BertForFeatureTagging":
+        return _feature_tagger_of(published, config, labels, where), {
+            "task": "tag",
+            "labels": labels,
+        }
     if name == "BertForTokenClassification":
         intents = _labels_of(published, where, "id2intent") if "id2intent" in published else []
         crf = published.get("crf") is True
@@ -243,6 +264,25 @@ def _task_model_of(
     model = BertForClassification(config, len(labels), several=several)
     options = {"options": {"multi_label": True}} if several else {}
     return model, {"task": "classify", "labels": labels, **options}
+
+
+def _feature_tagger_of(
+    published: Mapping[str, Any], config: EncoderConfig, labels: list[str], where: str
+) -> BertForFeatureTagging:
+    shape = published.get("feature_tagger")
+    if not isinstance(shape, dict):
+        raise CheckpointError(f"{where}: feature_tagger is {shape!r}; expected its settings")
+    try:
+        tagger = FeatureTaggerConfig.from_mapping(shape, where=where)
+        layers = [int(layer) for layer in tagger.layers.split(",")]
+    except (ConfigError, ValueError) as error:
+        raise CheckpointError(f"{where}: feature_tagger cannot be read ({error})") from None
+    if not all(0 <= layer <= config.num_hidden_layers for layer in layers):
+        raise CheckpointError(
+            f"{where}: feature_tagger reads the layers {tagger.layers}; expected numbers from 0 to "
+            f"{config.num_hidden_layers}, as the encoder has them"
+        )
+    return BertForFeatureTagging(config, len(labels), layers, tagger)
 
 
 def _labels_of(published: Mapping[str, Any], where: str, key: str = "id2label") -> list[str]:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from bertsmith.config import EncoderConfig
 from bertsmith.errors import ConfigError
+from bertsmith.model.bilstm import BertForFeatureTagging
 from bertsmith.model.crf import Crf
 from bertsmith.model.dropout import Noise, drop
 from bertsmith.model.heads import class_loss
@@ -351,7 +352,12 @@ class BertForChoice(OnFirsts):
 
 
 TaskModel = (
-    BertForClassification | BertForRegression | BertForTagging | BertForAnswering | BertForChoice
+    BertForClassification
+    | BertForRegression
+    | BertForTagging
+    | BertForFeatureTagging
+    | BertForAnswering
+    | BertForChoice
 )
 
 

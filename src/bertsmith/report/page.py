@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import NewType
 from urllib.parse import quote
 
@@ -63,7 +64,7 @@ svg .axis { stroke: var(--line); fill: none } svg .guide { stroke: var(--quiet);
 .matrix th.top { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
   max-height: 9rem; overflow: hidden; padding: .3rem .1rem }
 .error { color: var(--bad); font-weight: 600 } .warning { color: var(--warn); font-weight: 600 }
-.note { color: var(--quiet) }
+.note { color: var(--quiet) } a { color: var(--c0) }
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -85,10 +86,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Link:
-    """A cell of a table that leads to another page, by its path from this one."""
+    """A cell that leads to a file, named from the page's folder down."""
 
-    name: str
-    path: str
+    content: str
+    file: str
 
 
 Cell = str | int | float | Bar | Link
@@ -185,8 +186,9 @@ def _cell(cell: Cell, kind: str) -> str:
         width = 100 * min(1.0, max(0.0, cell.share))
         return f'<td class="bar"><i style="width:{width:.1f}%"></i></td>'
     if isinstance(cell, Link):
-        place = text(quote(cell.path))
-        return f'<td class="{kind or "text"}"><a href="{place}">{text(cell.name)}</a></td>'
+        assert not PurePosixPath(cell.file).is_absolute(), "a page leads to what stands beside it"
+        target = f"./{quote(cell.file)}"  # so that no name is taken for that of a protocol
+        return f'<td class="{kind or "text"}"><a href="{target}">{text(cell.content)}</a></td>'
     if isinstance(cell, int | float):
         return f'<td class="number">{readable(cell)}</td>'
     return f'<td class="{kind or "text"}">{text(cell)}</td>'

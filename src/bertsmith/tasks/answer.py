@@ -22,7 +22,7 @@ from bertsmith.data.squad import open_questions
 from bertsmith.errors import CheckpointError, DataError
 from bertsmith.model.task_heads import BertForAnswering, TaskModel
 from bertsmith.storage import sha256_of
-from bertsmith.tasks.forms import Prediction, Source, refuse_label_options
+from bertsmith.tasks.forms import Decisions, Prediction, Source, refuse_label_options
 from bertsmith.tasks.spans import (
     AnswerFeatures,
     best_spans,
@@ -48,6 +48,7 @@ class Answer:
     """
 
     name: ClassVar[str] = "answer"
+    decides: ClassVar[str] = "row"
     suffixes: ClassVar[tuple[str, ...]] = (".json", ".jsonl", ".csv")
 
     may_lack: bool = False  # questions without an answer are among those learnt from
@@ -234,6 +235,10 @@ class Answer:
                 if len(found) == most:
                     break
         return list(found.values())
+
+    def decisions(self, target: Any, prediction: Prediction) -> Decisions:
+        """Returns the one decision of the row; see `Decisions.of_row`."""
+        return Decisions.of_row(target, prediction)
 
     def scorer(self) -> QuestionScorer:
         """Returns a scorer by the rules of SQuAD 2.0, or of 1.1 where it always answers."""

@@ -30,7 +30,7 @@ from bertsmith.data.packing import pack_texts
 from bertsmith.data.tables import open_table
 from bertsmith.errors import CheckpointError, ConfigError, DataError
 from bertsmith.model.task_heads import BertForChoice, TaskModel
-from bertsmith.tasks.forms import Features, Prediction, Source, refuse_label_options
+from bertsmith.tasks.forms import Decisions, Features, Prediction, Source, refuse_label_options
 from bertsmith.tasks.labelled import Example
 from bertsmith.tasks.pieces import encode
 from bertsmith.text.wordpiece import Tokenizer
@@ -47,6 +47,7 @@ class Choose:
     """
 
     name: ClassVar[str] = "choose"
+    decides: ClassVar[str] = "row"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".jsonl")
     chosen_by: ClassVar[str] = "accuracy"
 
@@ -183,6 +184,10 @@ class Choose:
         by_name = {self._name(number): share for number, share in enumerate(shares)}
         more = {"index": best, "ending": example.endings[best]}
         return Prediction(example.names[best], by_name, features.was_cut, more)
+
+    def decisions(self, target: Any, prediction: Prediction) -> Decisions:
+        """Returns the one decision of the row; see `Decisions.of_row`."""
+        return Decisions.of_row(target, prediction)
 
     def scorer(self) -> ChoiceScorer:
         """Returns a scorer of accuracy."""

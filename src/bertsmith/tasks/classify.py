@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bertsmith.config import ColumnsConfig, EncoderConfig, TaskConfig
@@ -26,7 +27,7 @@ from bertsmith.tasks.calibration import (
     expected_calibration_error,
     fit_temperature,
 )
-from bertsmith.tasks.forms import Features, Prediction, Source
+from bertsmith.tasks.forms import Decisions, Features, Prediction, Source
 from bertsmith.tasks.glue import read_glue
 from bertsmith.tasks.label_names import NUMBER, WHOLE, as_whole, check_kinds, labels_of
 from bertsmith.tasks.labelled import Example, label_of, read_texts
@@ -43,6 +44,7 @@ class Classify:
     """
 
     name: ClassVar[str] = "classify"
+    decides: ClassVar[str] = "row"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".jsonl")
 
     labels: tuple[str, ...]
@@ -50,6 +52,8 @@ class Classify:
     weights: tuple[float, ...] = ()  # of each label's rows in the loss; none: all alike
     chosen_by: str = "accuracy"
     temperature: float = 1.0  # what logits are divided by, so that probabilities come true
+    # Expected calibration errors of the rows it was fitted on: without the temperature, and with.
+    calibration: tuple[float, float] | None = None
     # Above which a label is said: of each one that stands by itself, or of the second of two.
     # None: one half.
     thresholds: tuple[float, ...] = ()
@@ -159,6 +163,7 @@ class Classify:
             tuple(labels),
             options,
             temperature=temperature,
+            calibration=_calibration_in(facts),
             thresholds=tuple(thresholds),
             by_column=facts.get("labels_by_column") is True,
         )
@@ -169,6 +174,7 @@ class Classify:
             "task": self.name,
             "labels": list(self.labels),
             "temperature": self.temperature,
+            **({"calibration": _told(*self.calibration)} if self.calibration else {}),
             "thresholds": list(self.thresholds),
             "labels_by_column": self.by_column,
             "options": self.options.to_mapping(),
@@ -240,6 +246,8 @@ class Classify:
     def tuned(self, results: Iterable[tuple[Example, Features, Sequence[Tensor]]]) -> Self:
         """Returns the task with the temperature and, where they are wanted, the thresholds.
 
+        How far probabilities are from coming true, without the temperature and with it, is kept.
+
         Source: Guo et al. 2017, section 4.2; a threshold is the one of the best F1 on these rows.
         """
         several = self.options.multi_label
@@ -253,6 +261,9 @@ class Classify:
             has[row, list(wanted)] = 1
         temperature = fit_temperature(scores, has if several else has.argmax(axis=1))
         tuned = replace(self, temperature=temperature)
+        plain = replace(self, temperature=1.0)
+        errors = plain._calibration_error(scores, has), tuned._calibration_error(scores, has)
+        tuned = replace(tuned, calibration=errors)
         if not self.options.tune_thresholds:
             return tuned
         shares = tuned._shares(torch.from_numpy(scores)).numpy()  # [N, C]
@@ -288,6 +299,10 @@ class Classify:
         if self.thresholds:
             return self.labels[probabilities[self.labels[1]] > self.thresholds[0]]
         return max(self.labels, key=probabilities.__getitem__)
+
+    def decisions(self, target: Any, prediction: Prediction) -> Decisions:
+        """Returns the one decision of the row; see `Decisions.of_row`."""
+        return Decisions.of_row(target, prediction)
 
     def scorer(self) -> ClassScorer:
         """Returns a scorer of accuracy, F1 and so on, as in `metrics.py`."""
@@ -330,6 +345,14 @@ class Classify:
         """Returns probabilities, of labels against each other or each by itself. [.., C]"""
         logits = logits / self.temperature  # [.., C]
         return torch.sigmoid(logits) if self.options.multi_label else logits.softmax(-1)
+
+    def _calibration_error(self, logits: NDArray[np.float64], has: NDArray[np.integer]) -> float:
+        """Returns the expected calibration error, as `ClassScorer` has it. [N, C], [N, C]"""
+        shares = self._shares(torch.from_numpy(logits)).numpy()  # [N, C]
+        if self.options.multi_label:
+            return expected_calibration_error(shares.ravel(), has.ravel() > 0)
+        came_true = has[np.arange(len(has)), shares.argmax(1)] > 0  # [N]
+        return expected_calibration_error(shares.max(1), came_true)
 
     def _right(self, example: Example) -> tuple[int, ...]:
         if self.options.multi_label:
@@ -395,6 +418,22 @@ class ClassScorer:
         else:
             found = classification_scores(wanted, predicted, num_labels)
         return found | {"ece": ece}
+
+
+def _told(before: float, after: float) -> dict[str, float]:
+    return {"ece_before": before, "ece": after}
+
+
+def _calibration_in(facts: Mapping[str, Any]) -> tuple[float, float] | None:
+    found = facts.get("calibration")
+    if found is None:
+        return None
+    values: list[Any] = [found.get(n) for n in _told(0, 0)] if isinstance(found, dict) else []
+    if not values or not _are_numbers(values):
+        raise CheckpointError(
+            f"the model's calibration is {found!r}; expected the numbers ece_before and ece"
+        )
+    return float(values[0]), float(values[1])
 
 
 def _mean_logits(outputs: Sequence[Tensor]) -> Tensor:

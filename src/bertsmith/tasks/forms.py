@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,6 +48,19 @@ class Prediction:
     probabilities: dict[str, float] = field(default_factory=dict)  # by label; none for a number
     was_cut: bool = False  # the model did not see the end of the text
     more: dict[str, Any] = field(default_factory=dict)  # what else the task tells, as other spans
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What a row asks of a model, each with what was said, as can be compared from row to row."""
+
+    wanted: frozenset[Hashable]
+    said: frozenset[Hashable]
+
+    @classmethod
+    def of_row(cls, target: Any, prediction: Prediction) -> Decisions:
+        """Returns the one decision of a row that is answered as a whole."""
+        return cls(frozenset([repr(target)]), frozenset([repr(prediction.answer)]))
 
 
 def refuse_label_options(options: TaskConfig, why: str) -> None:

@@ -20,7 +20,7 @@ from bertsmith.data.outputs import Answered, write_predictions
 from bertsmith.data.packing import pack_texts
 from bertsmith.errors import DataError
 from bertsmith.model.task_heads import BertForRegression, TaskModel
-from bertsmith.tasks.forms import Features, Prediction, Source, refuse_label_options
+from bertsmith.tasks.forms import Decisions, Features, Prediction, Source, refuse_label_options
 from bertsmith.tasks.glue import read_glue
 from bertsmith.tasks.labelled import Example, label_of, read_texts
 from bertsmith.tasks.metrics import regression_scores
@@ -37,6 +37,7 @@ class Regress:
     """
 
     name: ClassVar[str] = "regress"
+    decides: ClassVar[str] = "row"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".jsonl")
 
     mean: float = 0.0
@@ -146,6 +147,10 @@ class Regress:
     def decode(self, example: Example, features: Features, outputs: Sequence[Tensor]) -> Prediction:
         """Returns the row's number, the mean over its windows."""
         return Prediction(float(torch.stack(list(outputs)).mean()), was_cut=features.was_cut)
+
+    def decisions(self, target: Any, prediction: Prediction) -> Decisions:
+        """Returns the one decision of the row; see `Decisions.of_row`."""
+        return Decisions.of_row(target, prediction)
 
     def scorer(self) -> NumberScorer:
         """Returns a scorer of correlations and squared error, as in `metrics.py`."""

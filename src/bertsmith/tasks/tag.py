@@ -20,9 +20,10 @@ from bertsmith.data.tagged import TaggedSentence
 from bertsmith.data.tagged_forms import columns_of, open_tagged
 from bertsmith.data.tagged_outputs import SUFFIXES, TaggedAnswer, write_tagged
 from bertsmith.errors import CheckpointError, DataError
+from bertsmith.model.bilstm import BertForFeatureTagging
 from bertsmith.model.crf import Chain
 from bertsmith.model.task_heads import BertForTagging, TaskModel
-from bertsmith.tasks.forms import Prediction, Source, refuse_label_options
+from bertsmith.tasks.forms import Decisions, Prediction, Source, refuse_label_options
 from bertsmith.tasks.schemes import (
     OUTSIDE,
     SCHEMES,
@@ -70,6 +71,7 @@ class Tag:
     """
 
     name: ClassVar[str] = "tag"
+    decides: ClassVar[str] = "word"
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     labels: tuple[str, ...]
@@ -271,6 +273,8 @@ class Tag:
 
     def with_weights_of(self, model: TaskModel) -> Self:
         """Returns the task with the scores of the model's CRF, if it has one."""
+        if isinstance(model, BertForFeatureTagging):
+            return self
         assert isinstance(model, BertForTagging), "this task's head made the model"
         if model.crf is None:
             return self
@@ -310,6 +314,19 @@ class Tag:
             share, number = logits.mean(0).softmax(0).max(0)
             more |= {"intent": self.intents[int(number)], "intent_probability": float(share)}
         return Prediction(tuple(tags), was_cut=features.was_cut, more=more)
+
+    def decisions(self, target: TagTarget, prediction: Prediction) -> Decisions:
+        """Returns the tags of all words, each with the intent: who learns that has learnt.
+
+        A word without a piece is O without being asked.
+        """
+        shares, intent = prediction.more["probabilities"], prediction.more.get("intent")
+        said = (
+            (tag, intent)
+            for tag, share in zip(prediction.answer, shares, strict=True)
+            if share is not None
+        )
+        return Decisions(frozenset((tag, target.intent) for tag in target.labels), frozenset(said))
 
     def scorer(self) -> TagScorer:
         """Returns a scorer of entities, tags and intents."""

@@ -20,7 +20,7 @@ from bertsmith.model.task_heads import TaskModel
 from bertsmith.tasks.answer import Answer
 from bertsmith.tasks.choose import Choose
 from bertsmith.tasks.classify import Classify
-from bertsmith.tasks.forms import Features, Prediction, Scorer, Source
+from bertsmith.tasks.forms import Decisions, Features, Prediction, Scorer, Source
 from bertsmith.tasks.regress import Regress
 from bertsmith.tasks.tag import Tag
 from bertsmith.text.wordpiece import Tokenizer
@@ -33,6 +33,7 @@ class Task(Protocol):
     """
 
     name: ClassVar[str]
+    decides: ClassVar[str]  # of what its answers are: row, or word
     suffixes: ClassVar[tuple[str, ...]]  # of the files that `write` can make
 
     @property
@@ -108,6 +109,9 @@ class Task(Protocol):
             outputs: for each of its sequences the logits of a model for use: [C], or [T, C] where
                 the model has them per token.
         """
+
+    def decisions(self, target: Any, prediction: Prediction) -> Decisions:
+        """Returns what a row asked and what was said to it, to tell a model of one answer."""
 
     def scorer(self) -> Scorer:
         """Returns a new scorer, without rows."""

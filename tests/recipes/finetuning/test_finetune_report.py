@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 from tests.report.reading import Page, is_inert, read_page
@@ -19,6 +21,7 @@ from bertsmith.config import TaskConfig
 from bertsmith.folder import load_model
 from bertsmith.predict import load
 from bertsmith.recipes.finetuning.data_check import Finding
+from bertsmith.recipes.finetuning.evaluate_task import evaluate_task
 from bertsmith.recipes.finetuning.report import command_of, write_report
 from bertsmith.recipes.finetuning.views import EYES, mistake_in, shortened
 from bertsmith.storage import read_json
@@ -87,6 +90,35 @@ def test_the_temperature_is_remembered_and_used(finished_run: Path) -> None:
     assert isinstance(task, Classify)
     page = read_page((finished_run / "report.html").read_text("utf-8"))
     assert f"with temperature {task.temperature:.3g}" in page.texts
+
+
+def test_the_calibration_error_is_kept_without_the_temperature_and_with_it(
+    finished_run: Path,
+) -> None:
+    facts = load_model(finished_run / "best").facts
+    dev = finished_run.parent / "dev.csv"
+    with dev.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    answers = load(finished_run / "best").predict(row["text"] for row in rows)
+    shares = np.array([[one.probabilities[name] for name in facts["labels"]] for one in answers])
+    right = np.array([facts["labels"].index(row["label"]) for row in rows])
+    hotter = shares ** facts["temperature"]  # takes the temperature away again
+    hotter /= hotter.sum(axis=1, keepdims=True)
+    found = facts["calibration"]
+    assert found == pytest.approx(
+        {"ece_before": calibration_error(hotter, right), "ece": calibration_error(shares, right)},
+        abs=1e-4,
+    )
+    assert evaluate_task(finished_run / "best", dev)["ece"] == pytest.approx(found["ece"])
+
+
+def calibration_error(shares: np.ndarray, right: np.ndarray) -> float:
+    """Returns equation 3 of Guo et al. 2017, of 15 bins, row by row."""
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for row, label in zip(shares, right, strict=True):
+        said = int(row.argmax())
+        bins.setdefault(math.ceil(row[said] * 15), []).append((float(row[said]), said == label))
+    return sum(abs(sum(sure - hit for sure, hit in one)) for one in bins.values()) / len(right)
 
 
 def test_texts_labels_and_findings_are_shown_and_not_run(

@@ -13,21 +13,25 @@ from typing import Any
 
 import pytest
 from tests.recipes.finetuning.test_finetune import FAST, opinions, write_encoder, write_rows
-from tests.report.reading import is_inert, read_page
+from tests.report.reading import Page, is_inert, read_page
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
 from bertsmith.errors import BertsmithError, ConfigError, DataError, FolderInUseError
 from bertsmith.folder import load_model
 from bertsmith.predict import load
 from bertsmith.predictions import predict_file
+from bertsmith.progress import duration
 from bertsmith.recipes.finetuning.crossval import crossval
+from bertsmith.recipes.finetuning.joint_report import Shown, write_joint_report
 from bertsmith.recipes.finetuning.rows import Fold, split_fold
 from bertsmith.recipes.finetuning.trials import (
     Trial,
     finetune_several,
     over_the_papers_grid,
+    summarize,
     with_seeds,
 )
+from bertsmith.report.page import readable
 from bertsmith.tasks.classify import Classify
 from bertsmith.tasks.labelled import Example
 
@@ -73,11 +77,12 @@ def test_several_seeds_give_mean_deviation_and_the_best_model(tmp_path: Path) ->
     assert found["deviations"]["accuracy"] == statistics.stdev(each)
     assert found["runs"][found["winner"]]["scores"]["accuracy"] == max(each)
     assert load_model(out / "best").facts["scores"]["accuracy"] == max(each)
-    content = (out / "report.html").read_text("utf-8")
-    page = read_page(content)
-    assert is_inert(page) and page.headings == ["Mean and deviation", "Run by run"]
-    for name in found["runs"]:
-        assert f'href="{name}/report.html"' in content and (out / name / "report.html").is_file()
+    page = read_page(Path(found["report"]).read_text("utf-8"))
+    assert is_inert(page)
+    assert links_in(page) == ["./seed-0/report.html", "./seed-1/report.html"]
+    assert all((out / link).is_file() for link in links_in(page))
+    assert page.headings == ["Mean", "From run to run", "Every run"]
+    assert page.texts.count("winner") == 1 and page.count("svg") == 1
     with pytest.raises(FolderInUseError, match="go on with it by --resume"):
         finetune_several(trial(tmp_path), out, seeds=2)
     (out / "seed-1/result.json").unlink()  # as a run that was stopped
@@ -102,8 +107,10 @@ def test_cross_validation_predicts_every_row_once_and_writes_a_submission(tmp_pa
         trial(tmp_path, 300, config=config), out, folds=2, test=test, submission=submission
     )
     assert set(found["runs"]) == {"fold-0", "fold-1"}
-    page = read_page(Path(found["report"]).read_text("utf-8"))
-    assert page.headings == ["Mean and deviation", "All rows together", "Run by run"]
+    page = read_page((out / "report.html").read_text("utf-8"))
+    assert page.headings[:2] == ["Mean over the folds", "All rows together"]
+    assert links_in(page) == ["./fold-0/report.html", "./fold-1/report.html"]
+    assert readable(found["out_of_fold"]["accuracy"]) in page.texts
     with (out / "out_of_fold.csv").open(newline="") as file:
         predicted = list(csv.DictReader(file))
     assert len({row["row"] for row in predicted}) == len(predicted) == 300
@@ -147,6 +154,54 @@ def test_each_fold_tunes_its_threshold_and_their_mean_judges_the_test_rows(tmp_p
     bar = statistics.fmean(thresholds)
     means = [statistics.fmean(each) for each in zip(*shares, strict=True)]
     assert answers == ["praise" if mean > bar else "blame" for mean in means]
+
+
+def finished(score: float, **settings: float) -> Shown:
+    """Returns a run as it is told of; the second epoch of each is the best."""
+    whole = {"fold": 0, "learning_rate": 1e-4, "batch_size": 16, "epochs": 2, "seed": 0} | settings
+    result = {"scores": {"accuracy": score, "f1": 0.5}, "chosen_by": "accuracy", "best_epoch": 2}
+    result |= {"seconds": 60.0, "restarts": int(score < 0.5), "collapsed": score < 0.2}
+    return Shown("-".join(f"{key}-{value:g}" for key, value in settings.items()), whole, result)
+
+
+def test_settings_of_a_search_are_shown_by_their_means_over_the_seeds(tmp_path: Path) -> None:
+    scores = {(5e-5, 0): 0.9, (5e-5, 1): 0.8, (3e-5, 0): 0.1, (3e-5, 1): 0.4}
+    runs = [finished(score, learning_rate=r, seed=s) for (r, s), score in scores.items()]
+    best = {"scores": {"accuracy": 0.85, "f1": 0.5}, "deviations": {"accuracy": 0.0707, "f1": 0}}
+    path = write_joint_report(tmp_path, "search", runs, best, runs[0].name)
+    page = read_page(path.read_text("utf-8"))
+    assert page.headings == [
+        "Mean of the best setting",
+        "Settings",
+        "From run to run",
+        "Every run",
+    ]
+    assert "0.85 ± 0.071" in page.texts
+    place = page.texts.index("learning_rate")
+    assert page.texts[place : place + 12] == [
+        *("learning_rate", "runs", "mean accuracy", "deviation"),
+        *("5e-05", "2", "0.85", "0.07071"),
+        *("3e-05", "2", "0.25", "0.2121"),
+    ]
+    place = page.texts.index("learning_rate-5e-05-seed-0")
+    assert page.texts[place + 1] == "winner"
+    assert page.texts.count("no") == 2
+    assert page.texts.count("once") == 1
+    assert page.texts.count("once; has learnt nothing") == 1
+    assert f"4 runs, compared by accuracy on the dev rows; together they took {duration(240)}" in (
+        page.text
+    )
+
+
+def test_scores_that_a_run_lacks_have_no_mean() -> None:
+    one, other = finished(0.5).result, finished(0.6).result
+    other = {**other, "scores": {"accuracy": 0.6}}
+    whole = [{**found, "tokens_per_second": 1.0} for found in (one, other)]
+    assert summarize(whole, ["one", "other"])["scores"] == {"accuracy": pytest.approx(0.55)}
+
+
+def links_in(page: Page) -> list[str]:
+    return [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
 
 
 def examples(labels: str, groups: str = "") -> list[Example]:

@@ -31,9 +31,9 @@ from bertsmith.errors import ConfigError, MissingInputError, nearest
 from bertsmith.folder import Loaded, load_model
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine
+from bertsmith.recipes.finetuning.joint_report import write_joint_report
 from bertsmith.recipes.finetuning.rows import Fold, split_fold
-from bertsmith.recipes.finetuning.together_report import report_together
-from bertsmith.recipes.finetuning.trials import Trial, run_trials, summarize
+from bertsmith.recipes.finetuning.trials import Trial, run_trials, shown, summarize
 from bertsmith.recipes.finetuning.views import label_of_row
 from bertsmith.tasks.answers import answer
 from bertsmith.tasks.classify import Classify
@@ -57,7 +57,8 @@ def crossval(
 ) -> dict[str, Any]:
     """Fine-tunes once for each fold; returns the scores of each fold and of all rows together.
 
-    `out/out_of_fold.csv` holds for every row the prediction of the model that has not seen it.
+    `out/out_of_fold.csv` holds for every row the prediction of the model that has not seen it;
+    `out/report.html` shows all folds, and leads to each one's report.
 
     Whatever can be known to be wrong with `test`, `submission` and `like` is said before training.
 
@@ -106,8 +107,7 @@ def crossval(
         "out": str(out),
     }
     title = f"{trial.task}: {trial.train.name}, {folds} folds"
-    runs = dict(zip(names, results, strict=True))
-    found["report"] = str(report_together(out, title, runs, found))
+    found["report"] = str(write_joint_report(out, title, shown(trials, results), found))
     if test and submission and layout:
         found["submission"] = str(submission)
         found["test_rows"] = _write_submission(

@@ -140,7 +140,7 @@ def finetune_rows(
     keep_freed_memory()
     with open_run_folder(out, resume=resume) as folder, progress or ProgressLine() as progress:
         loaded = load_encoder(model, config.dropout)
-        _check_fit(config, loaded.config, model)
+        check_fit(config, loaded.config, model)
         data = read(loaded.tokenizer, progress.say)
         _check_segments(data, loaded.config, model)
         unk_id = loaded.tokenizer.vocabulary.unk_id
@@ -252,7 +252,8 @@ def rate_scales(model: TaskModel, config: FinetuneConfig, learning_rate: float) 
     return scales
 
 
-def _check_fit(config: FinetuneConfig, encoder: EncoderConfig, model: Path) -> None:
+def check_fit(config: FinetuneConfig, encoder: EncoderConfig, model: Path) -> None:
+    """Raises ConfigError where a setting asks for more pieces or blocks than the encoder has."""
     if config.max_length > encoder.max_position_embeddings:
         raise ConfigError(
             f"max_length is {config.max_length}, but {model} reads at most "

@@ -18,7 +18,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
+from bertsmith.config import (
+    ColumnsConfig,
+    FeatureTaggerConfig,
+    FinetuneConfig,
+    OptimizerConfig,
+    TaskConfig,
+)
 from bertsmith.folder import load_model
 from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import duration
@@ -61,8 +67,11 @@ MOST_MISTAKES = 30
 MOST_LABELS = 50  # in a table of each label's scores
 BINS = (10, 15)  # of calibration errors; the plot has the first number
 # Ends of names of other figures.
-NO_SCORES = ("_total", "_thresh", "words_without_pieces", "unseen_intents", "ece")
-STAGES = (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig)
+NO_SCORES = (
+    *("_total", "_thresh", "words_without_pieces", "words_of_unseen_tags", "unseen_intents"),
+    "ece",
+)
+STAGES = (FinetuneConfig, OptimizerConfig, TaskConfig, ColumnsConfig, FeatureTaggerConfig)
 
 
 @dataclass
@@ -199,6 +208,8 @@ def command_of(settings: Mapping[str, Any], run: Path) -> str:
         words += ["--dev", settings["dev"]]
     if settings.get("random_weights"):
         words.append("--random-weights")
+    if settings.get("feature_based"):
+        words += ["--feature-based", settings["feature_based"]]
     for stage in STAGES:
         for setting in fields(stage):
             value = settings.get(setting.name, setting.default)

@@ -25,8 +25,8 @@ from bertsmith.errors import ConfigError, FolderInUseError, StoppedError
 from bertsmith.model.memory import available_bytes
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.finetuning.finetune import finetune
+from bertsmith.recipes.finetuning.joint_report import Shown, write_joint_report
 from bertsmith.recipes.finetuning.rows import Fold
-from bertsmith.recipes.finetuning.together_report import report_together
 from bertsmith.storage import read_json, replace_file, replacing
 from bertsmith.tasks.metrics import better
 
@@ -158,7 +158,7 @@ def finetune_several(
     The settings named in `kept` are the trial's in all runs, whatever the grid has. Settings are
     compared by their mean over the seeds. Returns `scores`, the means of the best
     setting, `deviations`, every run's own scores under `runs`, and the `winner`, whose model of the
-    best seed is copied to `out/best`.
+    best seed is copied to `out/best`. `out/report.html` shows all of it, and leads to each run's.
 
     Raises:
         ConfigError: `seeds` is not 1 or more.
@@ -185,14 +185,9 @@ def finetune_several(
     assert best is not None, "there is one setting at least"
     winner = keep_the_best(out, winners, [by_name[one.name] for one in winners], chosen_by)
     everything = summarize(results, [one.name for one in trials])
-    report = report_together(
-        out,
-        f"{trial.task}: {trial.train.name}, {len(trials)} runs",
-        by_name,
-        {"scores": best["scores"], "deviations": best["deviations"], "winner": winner},
-    )
+    title = f"{trial.task}: {trial.train.name}, {len(trials)} runs"
+    report = write_joint_report(out, title, shown(trials, results), best, winner)
     return {
-        "report": str(report),
         "scores": best["scores"],
         "deviations": best["deviations"],
         "best_epoch": by_name[winner]["best_epoch"],
@@ -201,20 +196,40 @@ def finetune_several(
         "seconds": everything["seconds"],
         "tokens_per_second": statistics.fmean(row["tokens_per_second"] for row in results),
         "out": str(out),
+        "report": str(report),
     }
 
 
+def shown(trials: Sequence[Trial], results: Sequence[dict[str, Any]]) -> list[Shown]:
+    """Returns the runs as their joint report shows them."""
+    return [
+        Shown(
+            one.name,
+            {
+                "fold": one.fold.number if one.fold else 0,
+                "learning_rate": one.optimizer.learning_rate,
+                "batch_size": one.config.batch_size,
+                "epochs": one.config.epochs,
+                "seed": one.config.seed,
+            },
+            found,
+        )
+        for one, found in zip(trials, results, strict=True)
+    ]
+
+
 def summarize(results: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Returns mean and deviation of every score, and each run's own.
+    """Returns mean and deviation of every score that all runs have, and each run's own.
 
     The deviation is that of a sample, with one less than the number of runs; 0 of one run.
     """
     scores = [found["scores"] for found in results]
+    names_of_all = [name for name in scores[0] if all(name in row for row in scores)]
     return {
-        "scores": {name: statistics.fmean(row[name] for row in scores) for name in scores[0]},
+        "scores": {name: statistics.fmean(row[name] for row in scores) for name in names_of_all},
         "deviations": {
             name: statistics.stdev(row[name] for row in scores) if len(scores) > 1 else 0.0
-            for name in scores[0]
+            for name in names_of_all
         },
         "runs": {
             name: {

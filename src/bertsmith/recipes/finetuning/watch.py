@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,8 @@ from bertsmith.model.task_heads import TaskModel
 from bertsmith.progress import ProgressLine, duration
 from bertsmith.recipes.finetuning.rows import LabelledData
 from bertsmith.tasks.answers import results_of
-from bertsmith.tasks.forms import Prediction
+from bertsmith.tasks.forms import Decisions
 from bertsmith.tasks.metrics import better
-from bertsmith.tasks.tag import Tag, TagTarget
 from bertsmith.tasks.task import Task
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
@@ -117,8 +116,8 @@ class Sitting:
         if not standing.is_collapsed or standing.restarts >= self._config.restarts:
             return False
         self._progress.say(
-            f"every dev {self._unit} gets the same answer: the run has learnt nothing and is begun "
-            f"again, with seed {self._config.seed + standing.restarts + 1}"
+            f"every dev {self._data.task.decides} gets the same answer: the run has learnt "
+            f"nothing and is begun again, with seed {self._config.seed + standing.restarts + 1}"
         )
         self.standing = Standing(standing.rows_sha256, restarts=standing.restarts + 1)
         purge_checkpoints(self._folder.checkpoints, keep=0)
@@ -161,8 +160,8 @@ class Sitting:
         self._keep(run, self._folder.model, task, scores)
         if standing.is_collapsed:
             self._progress.say(
-                f"the best model gives every dev {self._unit} the same answer: it has learnt "
-                f"nothing; try a lower --learning-rate or more --epochs"
+                f"the best model gives every dev {self._data.task.decides} the same answer: it has "
+                f"learnt nothing; try a lower --learning-rate or more --epochs"
             )
         tokens = rows.num_tokens * self._epoch(run)
         return {
@@ -206,16 +205,12 @@ class Sitting:
         ask = partial(results_of, model, dev.examples, dev.features)
         held = [] if model.per_token else list(ask())
         task = self._data.task.with_weights_of(model).tuned(held or ask())
-        scorer, variety = task.scorer(), _Variety()
+        scorer, variety = task.scorer(), Variety()
         for (example, features, outputs), target in zip(held or ask(), dev.targets, strict=True):
             found = task.decode(example, features, outputs)
             scorer.add(example, found)
-            variety.add(target, found)
+            variety.add(task.decisions(target, found))
         return task, scorer.scores(), variety.is_lost
-
-    @property
-    def _unit(self) -> str:
-        return "word" if isinstance(self._data.task, Tag) else "row"
 
     def _keep(self, run: Run, place: Path, task: Task, scores: dict[str, float]) -> None:
         facts = task.facts() | self._facts | {"scores": scores, "epoch": _short(self._epoch(run))}
@@ -243,27 +238,17 @@ class Sitting:
         return run.step / self._steps_per_epoch
 
 
-class _Variety:
+class Variety:
     """Whether a model says one thing only where several are right: of rows, or of tagged words."""
 
     def __init__(self) -> None:
-        self._wanted: set[Any] = set()
-        self._said: set[Any] = set()
+        self._wanted: set[Hashable] = set()
+        self._said: set[Hashable] = set()
 
-    def add(self, target: Any, found: Prediction) -> None:
+    def add(self, decisions: Decisions) -> None:
         """Takes in what was wanted of a row, and what was said."""
-        if not isinstance(target, TagTarget):
-            self._wanted.add(repr(target))
-            self._said.add(repr(found.answer))
-            return
-        # A word without a piece is O without being asked; who learns intents has learnt something.
-        shares, intent = found.more["probabilities"], found.more.get("intent")
-        self._wanted.update((tag, target.intent) for tag in target.labels)
-        self._said.update(
-            (tag, intent)
-            for tag, share in zip(found.answer, shares, strict=True)
-            if share is not None
-        )
+        self._wanted |= decisions.wanted
+        self._said |= decisions.said
 
     @property
     def is_lost(self) -> bool:
