@@ -72,7 +72,7 @@ def test_scores_of_the_best_epoch_are_those_of_evaluate(run: Path, dev: Path) ->
     facts = json.loads((run / "best" / "bertsmith.json").read_text())
     found = evaluate_task(run / "best", dev)
     assert {name: found[name] for name in facts["scores"]} == pytest.approx(
-        facts["scores"], abs=1e-8
+        facts["scores"], abs=1e-6
     )
     assert found["HasAns_total"] + found["NoAns_total"] == found["rows"] == 100
     assert found["best_f1"] == pytest.approx(found["f1"])  # the threshold was tuned on these

@@ -85,7 +85,7 @@ def test_cola_is_learnt_by_its_name_and_its_metric_chooses_the_epoch(
     scores = json.loads(capsys.readouterr().out)
     assert next(iter(scores)) == "mcc"
     assert {name: scores[name] for name in result["scores"]} == pytest.approx(
-        result["scores"], abs=1e-8
+        result["scores"], abs=1e-6
     )
     assert scores["rows"] == 40
 
