@@ -184,6 +184,14 @@ def test_a_run_that_diverges_stops_before_its_weights_do(tmp_path: Path, toy_cor
         pretrain([str(toy_corpus)], tmp_path / "run", settings)
 
 
+def test_weights_that_the_last_step_broke_are_not_written(tmp_path: Path, toy_corpus: Path) -> None:
+    optimizer = OptimizerConfig(learning_rate=1e38, warmup=0.0, weight_decay=0.0)
+    settings = replace(settings_with(steps=1), optimizer=optimizer)
+    with pytest.raises(NotFiniteError, match="after step 1 the held-out .* nothing of them is"):
+        pretrain([str(toy_corpus)], tmp_path / "run", settings)
+    assert not (tmp_path / "run/model").exists()
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, toy_corpus: Path) -> None:
     with (
         open_run_folder(tmp_path / "run", resume=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from torch import nn
 
 from bertsmith.config import PretrainConfig
 from bertsmith.data.packing import PackedBatch
-from bertsmith.errors import DivergedError, StoppedError
+from bertsmith.errors import DivergedError, NotFiniteError, StoppedError
 from bertsmith.folder import save_model
 from bertsmith.model.kinds import PretrainingModel, kept_of
 from bertsmith.progress import ProgressLine, duration
@@ -134,9 +135,14 @@ class Watch:
         self._step_started = time.monotonic()
 
     def evaluate(self, run: Run) -> dict[str, float]:
-        """Writes the model folder; returns and logs the held-out figures, if text was set aside."""
+        """Writes the model folder; returns and logs the held-out figures, if text was set aside.
+
+        Raises:
+            NotFiniteError: one of them is not; the model folder stays as it was.
+        """
         started = time.monotonic()
         figures = self.evaluator.measure(self.model) if self.evaluator else {}
+        self._refuse_not_finite(run, figures)
         self.before_writing()
         facts = {**self.facts, "step": run.step, "scores": figures}
         save_model(self.folder.model, kept_of(self.model), self.tokenizer, facts)
@@ -151,6 +157,15 @@ class Watch:
             self._warn_of_plateau(run, self.pace(run.step), figures, figures["unigram_loss"])
         self.ending.took(EVALUATING, time.monotonic() - started)
         return figures
+
+    def _refuse_not_finite(self, run: Run, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f"{self.folder.path}: after step {run.step} the held-out {name} is {value}: "
+                    f"the weights are of no use, and nothing of them is written; go on from an "
+                    f"earlier checkpoint, or begin anew, with a lower learning rate"
+                )
 
     def finish(self, run: Run) -> dict[str, Any]:
         """Evaluates and saves for the last time; returns the run's result."""
