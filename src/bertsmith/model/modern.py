@@ -230,9 +230,8 @@ class ModernBert(nn.Module):
         if self.config.classifier_pooling == "cls":
             return self.pool(first_states(hidden, sequence_starts))  # [S, H]
         lengths = sequence_starts.to(hidden.device).diff().long()  # [S]
-        owners = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
-        sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, owners, hidden)
-        return self.pool(sums / lengths[:, None])  # [S, H]
+        means = torch.segment_reduce(hidden, "mean", lengths=lengths, axis=0)  # [S, H]
+        return self.pool(means)  # [S, H]
 
     def of_tokens(self, hidden: Tensor) -> Tensor:
         """Returns what a layer that labels tokens reads of their states. [M, H] -> [M, H]"""
