@@ -58,13 +58,11 @@ def vectors_of(
     Equal sequences are computed once, those of like length together.
     """
     once, numbers = distinct(sequences)
-    found = torch.empty(len(once), encoder.config.hidden_size)  # [N, H] without repetitions
+    found = np.empty((len(once), encoder.config.hidden_size), np.float32)  # without repetitions
     with torch.inference_mode():
         for group, batch in batches(once, encoder.embeddings.pieces.weight.device):
-            found[group] = _pooled(encoder, batch, reading).float().cpu()  # [S, H]
-    if len(once) == len(numbers):
-        return found.numpy()
-    return found.numpy()[numbers]
+            found[group] = _pooled(encoder, batch, reading).float().cpu().numpy()  # [S, H]
+    return found if len(once) == len(numbers) else found[numbers]
 
 
 def _pooled(encoder: Encoder, batch: PackedBatch, reading: Reading) -> Tensor:
@@ -86,6 +84,8 @@ def _of_sequences(states: Tensor, batch: PackedBatch, reading: Reading) -> Tenso
     """Returns one vector for each sequence of states. [T, H] -> [S, H]"""
     if reading.pooling == "cls":
         return first_states(states, batch.sequence_starts)  # [S, H]
+    if batch.num_sequences == 1:
+        return states.mean(0, keepdim=True)  # [1, H]
     lengths = batch.sequence_starts.to(device=states.device, dtype=torch.int64).diff()  # [S]
     owners = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
     sums = states.new_zeros(len(lengths), states.shape[1])  # [S, H]
