@@ -198,7 +198,10 @@ def run_child(arguments: argparse.Namespace, name: str, measure: str) -> dict[st
     command = [sys.executable, __file__, "--child", measure, "--systems", name]
     for option in ("model", "data", "texts", "threads"):
         command += [f"--{option}", str(getattr(arguments, option))]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    compiled = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # as installed packages are
+    told = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=compiled
+    ).stdout
     answer: dict[str, Any] = json.loads(told.splitlines()[-1])
     return answer
 

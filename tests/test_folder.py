@@ -206,6 +206,17 @@ def test_auto_tokenizer_reads_vocabulary_and_casing(
     assert ours.casing == casing and ours.vocabulary.pieces == pieces
 
 
+def test_casing_that_its_own_file_tells_is_not_looked_for_in_the_large_one(tmp_path: Path) -> None:
+    casing = CasingConfig(do_lower_case=False, tokenize_chinese_chars=False)
+    write_tokenizer(tmp_path / "vocab", Tokenizer(Vocabulary(PIECES), casing))
+    (tmp_path / "vocab" / "tokenizer.json").write_text("not read")
+    assert read_tokenizer(tmp_path / "vocab").casing == casing
+    settings = tmp_path / "vocab" / "tokenizer_config.json"
+    settings.write_text('{"do_lower_case": false}')
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):  # of the rest nothing is told
+        read_tokenizer(tmp_path / "vocab")
+
+
 def write_config(folder: Path) -> None:
     """Writes the least that `AutoTokenizer` wants beside a tokenizer's own files."""
     (folder / "config.json").write_text('{"model_type": "bert"}')

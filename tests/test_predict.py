@@ -263,6 +263,9 @@ def test_vectors_are_those_of_sentence_transformers_pooling(
     )
     lengths = np.linalg.norm(pretrained.embed(texts, normalize=True), axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-6)
+    together = pretrained.embed(texts)
+    alone = [pretrained.embed([text])[0] for text in texts[:5]]
+    np.testing.assert_allclose(alone, together[:5], atol=1e-6)
 
 
 def test_a_text_file_becomes_an_array_of_vectors(tmp_path: Path, folder: Path) -> None:

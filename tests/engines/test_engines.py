@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -187,3 +188,21 @@ def test_an_engine_that_is_not_installed_says_what_to_install(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingInputError, match=rf"pip install 'bertsmith\[{extra}\]'"):
         ENGINES[name](Bert(encoder_and_theirs()[0].config))
+
+
+def test_a_cached_graph_is_taken_up_without_what_writes_graphs(cache: Path) -> None:
+    for library in ("onnxruntime", "onnx"):
+        pytest.importorskip(library, reason="pip install 'bertsmith[onnx]'")
+    loads = (
+        "import sys, torch; from bertsmith.config import BertConfig;"
+        "from bertsmith.model.bert import Bert;"
+        "from bertsmith.engines.onnxruntime_engine import OnnxRuntimeEngine;"
+        "torch.manual_seed(0); OnnxRuntimeEngine(Bert(BertConfig(vocab_size=9, hidden_size=8,"
+        "num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)));"
+        "print('onnx' in sys.modules)"
+    )
+    told = [
+        subprocess.run([sys.executable, "-c", loads], check=True, capture_output=True, text=True)
+        for _ in range(2)
+    ]
+    assert [one.stdout.strip() for one in told] == ["True", "False"]

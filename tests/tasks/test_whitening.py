@@ -90,3 +90,8 @@ def test_what_is_no_whitening_or_does_not_fit_is_refused(tmp_path: Path) -> None
         fitted(narrow_cone()).apply(np.zeros((2, 8), np.float32))
     with pytest.raises(ConfigError, match="dimensions is 13; expected 1 to 12"):
         check_dimensions(13, 12)
+
+
+def test_a_vector_of_zeros_stays_one_when_vectors_are_normalised() -> None:
+    found = finished(np.array([[0, 0], [3, 4]], np.float32), None, True)
+    np.testing.assert_allclose(found, [[0, 0], [0.6, 0.8]], atol=1e-7)

@@ -63,6 +63,8 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Returns the batch with its tensors on `device`, all but `sequence_starts`."""
+        if self.piece_ids.device == torch.device(device):
+            return self
         moved = {
             name: tensor.to(device, non_blocking=True)
             for name, tensor in self.tensors().items()
@@ -89,7 +91,8 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
 
 def pack_texts(texts: Sequence[Framed], labels: Tensor | None = None) -> PackedBatch:
     """Returns framed texts as one batch, in their order, with the `labels` [S] of a task if any."""
-    return replace(_rows(texts), labels=labels)
+    batch = _rows(texts)
+    return batch if labels is None else replace(batch, labels=labels)
 
 
 def _rows(sequences: Sequence[Example] | Sequence[Framed]) -> PackedBatch:

@@ -7,6 +7,8 @@ Shapes:  T tokens   H hidden size   B sequences of one part   L longest of them
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +86,14 @@ class OnnxRuntimeEngine:
 
 
 def _library() -> Any:
-    try:
-        import onnx  # noqa: F401  # writes the graph
+    with suppress(ImportError):
         import onnxruntime
-    except ImportError:
-        raise MissingInputError(
-            "engine onnxruntime is not installed; install it: pip install 'bertsmith[onnx]'"
-        ) from None
-    return onnxruntime
+
+        if find_spec("onnx"):  # writes the graph, and takes 0.1 s to load: not where it is cached
+            return onnxruntime
+    raise MissingInputError(
+        "engine onnxruntime is not installed; install it: pip install 'bertsmith[onnx]'"
+    )
 
 
 def _write(encoder: Bert, path: Path, precision: str) -> None:

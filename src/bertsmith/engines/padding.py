@@ -87,6 +87,9 @@ def states_by_parts(
     states = torch.empty(num_tokens, hidden_size)  # [T, H]
     for part in parts:
         found = torch.from_numpy(compute(part)).view(-1, hidden_size)  # [B * L, H]
+        if len(part.lengths) == 1:  # a sequence alone: all of it is used, and stands side by side
+            states[part.tokens[0] :][: len(found)] = found
+            continue
         used, tokens = torch.from_numpy(part.used), part.tokens
         if tokens[-1] - tokens[0] + 1 == len(tokens) and (np.diff(tokens) == 1).all():
             place = states[tokens[0] : tokens[-1] + 1]  # side by side already: one pass

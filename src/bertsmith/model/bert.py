@@ -275,9 +275,9 @@ def direct_blocks(blocks: nn.ModuleList, config: BertConfig) -> None:
 
 def check_known(what: str, ids: Tensor, known: int, setting: str) -> None:
     """Raises DataError where an id is not one of the `known` ones, which count from 0."""
-    lowest, highest = ids.aminmax()
+    lowest, highest = map(int, ids.aminmax())
     if lowest < 0 or highest >= known:
-        wrong = int(highest) if highest >= known else int(lowest)
+        wrong = highest if highest >= known else lowest
         raise DataError(
             f"the batch holds {what} {wrong}; this model knows 0 to {known - 1} ({setting} is "
             f"{known}): use the model's own vocabulary and cut texts to its length"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from bertsmith.errors import ConfigError
 
 
+@cache
 def parse_layers(chosen: str, num_layers: int) -> tuple[int, ...]:
     """Returns the layers that a text such as '-4:-1' or '0,6,12' names, counted from 0.
 

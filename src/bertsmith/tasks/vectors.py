@@ -58,13 +58,11 @@ def vectors_of(
     Equal sequences are computed once, those of like length together.
     """
     once, numbers = distinct(sequences)
-    found = torch.empty(len(once), encoder.config.hidden_size)  # [N, H] without repetitions
+    found = np.empty((len(once), encoder.config.hidden_size), np.float32)  # without repetitions
     with torch.inference_mode():
         for group, batch in batches(once, encoder.embeddings.pieces.weight.device):
-            found[group] = _pooled(encoder, batch, reading).float().cpu()  # [S, H]
-    if len(once) == len(numbers):
-        return found.numpy()
-    return found.numpy()[numbers]
+            found[group] = _pooled(encoder, batch, reading).float().cpu().numpy()  # [S, H]
+    return found if len(once) == len(numbers) else found[numbers]
 
 
 def _pooled(encoder: Encoder, batch: PackedBatch, reading: Reading) -> Tensor:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bertsmith.data.outputs import new_file
@@ -24,6 +23,7 @@ from bertsmith.errors import ConfigError, DataError, MissingInputError
 # A direction in which vectors vary less than this share of the largest variance is rounding, which
 # must not be blown up to a variance of 1.
 _LEAST_VARIANCE = 1e-10
+_SHORTEST = 1e-12  # length by which a vector is divided at least
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def finished(
         vectors = whitening.apply(vectors)  # [N, K]
     if not normalize:
         return vectors
-    return torch.nn.functional.normalize(torch.from_numpy(vectors)).numpy()  # [N, K]
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # [N, 1]
+    return vectors / np.maximum(lengths, _SHORTEST)  # [N, K]
 
 
 def check_dimensions(dimensions: int | None, size: int) -> None:

@@ -55,9 +55,12 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         MissingInputError: there is no vocabulary.
         DataError: a file does not hold what it must.
     """
-    table = folder / "tokenizer.json"
-    fast = read_json(table) if table.is_file() else {}
-    if (folder / "vocab.txt").is_file():
+    table, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    told = read_json(settings) if settings.is_file() else {}
+    has_vocabulary = (folder / "vocab.txt").is_file()
+    is_told = has_vocabulary and told.keys() >= set(setting_names(CasingConfig))
+    fast = {} if is_told or not table.is_file() else read_json(table)  # large, and slow to read
+    if has_vocabulary:
         vocabulary = Vocabulary.read(folder / "vocab.txt")
     elif fast:
         vocabulary = _vocabulary_of(fast, table)
@@ -74,9 +77,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
             "strip_accents": normalizer.get("strip_accents"),
             "tokenize_chinese_chars": normalizer.get("handle_chinese_chars"),
         }
-    settings = folder / "tokenizer_config.json"
-    if settings.is_file():
-        casing |= read_json(settings)
+    casing |= told
     if not isinstance(casing.get("do_lower_case"), bool):
         pieces = (piece for piece in vocabulary.pieces if not piece.startswith("["))
         casing["do_lower_case"] = all(piece == piece.lower() for piece in pieces)
