@@ -94,4 +94,4 @@ def test_what_is_no_whitening_or_does_not_fit_is_refused(tmp_path: Path) -> None
 
 def test_a_vector_of_zeros_stays_one_when_vectors_are_normalised() -> None:
     found = finished(np.array([[0, 0], [3, 4]], np.float32), None, True)
-    assert found == pytest.approx(np.array([[0, 0], [0.6, 0.8]]), abs=1e-7)
+    np.testing.assert_allclose(found, np.array([[0, 0], [0.6, 0.8]]), atol=1e-7)
