@@ -98,6 +98,7 @@ def test_auto_says_what_it_measured_of_each(encoder: Path) -> None:
     engines = said["engines"]
     assert set(engines) == {"torch", "onnxruntime", "ctranslate2"}
     assert said["engine"] == max(engines, key=lambda name: engines[name]["texts_per_second"])
+    assert 0 < said["choosing_seconds"] < 60
     for name in ("onnxruntime", "ctranslate2"):
         assert engines[name]["max_abs_difference"] <= 1e-4
 
