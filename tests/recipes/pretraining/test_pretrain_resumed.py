@@ -178,18 +178,42 @@ def test_signals_make_a_run_save_or_save_and_stop_with_75(tmp_path: Path, toy_co
 
 def test_a_run_that_diverges_stops_before_its_weights_do(tmp_path: Path, toy_corpus: Path) -> None:
     settings = replace(
-        SETTINGS, optimizer=OptimizerConfig(learning_rate=1e38, warmup=0.9, weight_decay=0.0)
+        settings_with(checkpoint_every=STEPS),
+        optimizer=OptimizerConfig(learning_rate=1e38, warmup=0.9, weight_decay=0.0),
     )
     with pytest.raises(NotFiniteError, match=r"step \d+: .* the weights are those of step"):
         pretrain([str(toy_corpus)], tmp_path / "run", settings)
 
 
-def test_weights_that_the_last_step_broke_are_not_written(tmp_path: Path, toy_corpus: Path) -> None:
-    optimizer = OptimizerConfig(learning_rate=1e38, warmup=0.0, weight_decay=0.0)
-    settings = replace(settings_with(steps=1), optimizer=optimizer)
-    with pytest.raises(NotFiniteError, match="after step 1 the held-out .* nothing of them is"):
-        pretrain([str(toy_corpus)], tmp_path / "run", settings)
-    assert not (tmp_path / "run/model").exists()
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("held_out", [PREPARE.held_out, 0.0])
+def test_weights_that_a_step_broke_are_written_nowhere(
+    tmp_path: Path, toy_vocabulary: Path, steps: int, held_out: float
+) -> None:
+    """Neither at the end of a run nor at a checkpoint, with text set aside or without."""
+    text, corpus = write_text(tmp_path / "text.txt", 20), tmp_path / "corpus"
+    settings = replace(PREPARE, held_out=held_out)
+    prepare([str(text)], read_tokenizer(toy_vocabulary), corpus, CorpusConfig(), settings)
+    broken = replace(
+        settings_with(steps=steps, checkpoint_every=1),
+        optimizer=OptimizerConfig(learning_rate=1e38, warmup=0.0, weight_decay=0.0),
+    )
+    out = tmp_path / "run"
+    with pytest.raises(NotFiniteError, match="after step 1 the .* nothing of them is written"):
+        pretrain([str(corpus)], out, broken)
+    assert not (out / "model").exists()
+    assert not list(out.glob("checkpoints/step-*"))
+
+
+def test_after_a_step_that_breaks_the_weights_a_run_goes_on_from_the_checkpoint_before(
+    tmp_path: Path, unbroken_run: Path, toy_corpus: Path
+) -> None:
+    out = as_killed_after(unbroken_run, 3, tmp_path / "run")
+    broken = replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, learning_rate=1e38))
+    with pytest.raises(NotFiniteError, match="after step 4 the"):
+        pretrain([str(toy_corpus)], out, broken, resume=True)
+    pretrain([str(toy_corpus)], out, SETTINGS, resume=True)
+    assert weights_of(out) == weights_of(unbroken_run)
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, toy_corpus: Path) -> None:

@@ -31,7 +31,7 @@ from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.pretraining.alarms import Alarms
 from bertsmith.recipes.pretraining.budget import Choices, choose
-from bertsmith.recipes.pretraining.checks import check_start
+from bertsmith.recipes.pretraining.checks import check_start, first_sequences, joined
 from bertsmith.recipes.pretraining.corpora import (
     losses,
 )
@@ -69,6 +69,7 @@ from bertsmith.train.ranks import Ranks, join_ranks
 from bertsmith.train.run_folder import RunFolder, open_run_folder
 
 CHECKED_STEPS = 8  # whose examples are looked at before the first; they lie ready anyway
+PROBE_TOKENS = 512  # on which weights are tried before they are written
 
 
 def pretrain(
@@ -186,6 +187,9 @@ def pretrain(
                 folder.metrics(), settings.watch, settings.run, loss_weights_of(model)
             ),
             mirror=mirror,
+            probe=joined(
+                first_sequences(evaluator.batches if evaluator else stream.peek(1), PROBE_TOKENS)
+            ),
             hidden=hidden_words(corpus, tokenizer, settings.examples.sequence_length),
             train_unigram_loss=None if evaluator else unigram_entropy(corpus, tokenizer.vocabulary),
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
 from torch import nn
 
 from bertsmith.config import PretrainConfig
@@ -93,6 +94,7 @@ class Watch:
     how_to_go_on: str
     alarms: Alarms
     mirror: Mirror
+    probe: PackedBatch  # a few examples, on which weights are tried before they are written
     hidden: Sequence[HiddenWord] = ()  # words that the model guesses at each evaluation
     train_unigram_loss: float | None = None  # where no text was set aside
     flop_share: Callable[[float], float] | None = None  # tokens a second -> share of the peak
@@ -138,12 +140,12 @@ class Watch:
         """Writes the model folder; returns and logs the held-out figures, if text was set aside.
 
         Raises:
-            NotFiniteError: one of them is not; the model folder stays as it was.
+            NotFiniteError: as `_refuse_broken`; the model folder stays as it was.
         """
         started = time.monotonic()
         figures = self.evaluator.measure(self.model) if self.evaluator else {}
-        self._refuse_not_finite(run, figures)
         self.before_writing()
+        self._refuse_broken(run)
         facts = {**self.facts, "step": run.step, "scores": figures}
         save_model(self.folder.model, kept_of(self.model), self.tokenizer, facts)
         if figures:
@@ -158,13 +160,21 @@ class Watch:
         self.ending.took(EVALUATING, time.monotonic() - started)
         return figures
 
-    def _refuse_not_finite(self, run: Run, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
+    def _refuse_broken(self, run: Run) -> None:
+        """Refuses weights that the last step has broken, which the loop would see one step later.
+
+        Raises:
+            NotFiniteError: a weight, or a loss on `probe`, is NaN or infinite.
+        """
+        largest = torch.stack([weight.detach().abs().max() for weight in self.model.parameters()])
+        device = next(self.model.parameters()).device
+        probe = evaluate(self.model, [self.probe.to(device).tensors()])
+        for name, value in {"largest weight": float(largest.max()), **probe}.items():
             if not math.isfinite(value):
                 raise NotFiniteError(
-                    f"{self.folder.path}: after step {run.step} the held-out {name} is {value}: "
-                    f"the weights are of no use, and nothing of them is written; go on from an "
-                    f"earlier checkpoint, or begin anew, with a lower learning rate"
+                    f"{self.folder.path}: after step {run.step} the {name} is {value}: the weights "
+                    f"are of no use, and nothing of them is written; go on from the checkpoint "
+                    f"before, or begin anew, with a lower learning rate or a longer warm-up"
                 )
 
     def finish(self, run: Run) -> dict[str, Any]:
@@ -189,7 +199,11 @@ class Watch:
         }
 
     def save(self, run: Run) -> str:
-        """Writes a checkpoint and removes those that are no longer kept; returns its name."""
+        """Writes a checkpoint and removes those that are no longer kept; returns its name.
+
+        Raises:
+            NotFiniteError: as `_refuse_broken`; the older checkpoints stand.
+        """
         started = time.monotonic()
         state = {
             "stream": self.stream.state.to_mapping(),
@@ -201,6 +215,7 @@ class Watch:
             "tokenizer": self.facts["tokenizer"],
         }
         self.before_writing()
+        self._refuse_broken(run)
         place = save_checkpoint(self.folder.checkpoints, run, state)
         purge_checkpoints(self.folder.checkpoints, self.config.keep_checkpoints)
         self.ending.took(SAVING, time.monotonic() - started)
