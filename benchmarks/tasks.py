@@ -71,14 +71,14 @@ SETS = {
     "SST-2": Set("classify", "glue/SST-2/train.tsv", "glue/SST-2/dev.tsv", 1),
     "MRPC": Set("classify", "glue/MRPC/train.tsv", "glue/MRPC/dev.tsv", 4, MRPC, metric="f1"),
     "STS-B": Set(
-        "regress", "glue/STS-B/train.tsv", "glue/STS-B/dev.tsv", 4, STSB, metric="pearson"
+        "regress", "glue/STS-B/train.tsv", "glue/STS-B/dev.tsv", 3, STSB, metric="pearson"
     ),
     "RTE": Set("classify", "glue/RTE/train.tsv", "glue/RTE/dev.tsv", 4),
     "ATIS": Set("tag", "atis/train", "atis/dev", 5, metric="f1"),
-    "SNIPS": Set("tag", "snips/train", "snips/dev", 3, metric="f1"),
-    "CoNLL-2003": Set("tag", "conll2003/eng.train", "conll2003/eng.testa", 3, metric="f1"),
-    "tweets": Set("classify", "tweets.csv", "tweets-test.csv", 3, TWEETS),
-    "OpenBookQA": Set("choose", "openbookqa/train.tsv", "openbookqa/dev.tsv", 3),
+    "SNIPS": Set("tag", "snips/train", "snips/dev", 2, metric="f1"),
+    "CoNLL-2003": Set("tag", "conll2003/eng.train", "conll2003/eng.testa", 2, metric="f1"),
+    "tweets": Set("classify", "tweets.csv", "tweets-test.csv", 2, TWEETS),
+    "OpenBookQA": Set("choose", "openbookqa/train.tsv", "openbookqa/dev.tsv", 2),
     "SQuAD": Set(
         "answer", "squad.json", "squad/dev-v1.1-part.json", 2, max_length=256, metric="f1"
     ),
