@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tests.test_folder import PIECES, SMALL, randomized
 
 from bertsmith import load
+from bertsmith.cli import main
 from bertsmith.config import CasingConfig, ModernBertConfig
 from bertsmith.errors import CheckpointError, ConfigError
 from bertsmith.folder import Loaded, load_model, save_model
@@ -142,14 +143,19 @@ def test_convert_writes_one_and_loses_nothing_of_the_encoder(tmp_path: Path) -> 
     assert load_model(tmp_path / "out").facts["max_length"] == 20
 
 
-def test_convert_says_that_a_head_stays_behind(tmp_path: Path) -> None:
+def test_convert_says_that_a_head_and_what_it_knows_stay_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start = loaded()
     head = BertForClassification(start.config, 2)
-    save_model(
-        tmp_path / "model", head, start.tokenizer, {"task": "classify", "labels": ["a", "b"]}
-    )
-    result = convert(tmp_path / "model", "sentence-transformers", tmp_path / "out")
-    assert result["left_out"] == "all but the encoder: vectors of texts need no head"
+    facts = {"task": "classify", "labels": ["a", "b"], "temperature": 1.5}
+    save_model(tmp_path / "model", head, start.tokenizer, facts)
+    arguments = [str(tmp_path / "model"), "--to", "sentence-transformers", "--out"]
+    assert main(["convert", *arguments, str(tmp_path / "out"), "--json"]) == 0
+    said = capsys.readouterr()
+    left_out = json.loads(said.out)["left_out"]
+    assert left_out.startswith("all but the encoder (head, labels, temperature)")
+    assert f"leaves out {left_out}" in said.err
 
 
 def write(folder: Path, modules: Any, pooling: Any = None, **others: Any) -> None:

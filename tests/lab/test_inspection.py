@@ -15,6 +15,9 @@ def test_a_size_is_accounted_for_without_taking_its_memory() -> None:
     assert found["flops_per_token"]["training"] > 6 * 3e12
 
 
-def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no size 'bass'; did you mean 'base'\?"):
-        account("bass")
+@pytest.mark.parametrize(
+    ("given", "meant"), [("bass", "did you mean 'base'"), ("L6.H384", "as in 'L6-H384-A12'")]
+)
+def test_an_unknown_size_is_refused(given: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"no size '{given}'.*{meant}"):
+        account(given)

@@ -27,10 +27,14 @@ def convert(
     """Writes a model in another format and measures how far its answers have moved."""
     from bertsmith.interop.conversion import convert as convert_model
     from bertsmith.interop.google import is_google_checkpoint
+    from bertsmith.progress import ProgressLine
 
     path = Path(source)  # a checkpoint is read itself, so that the two differ by nothing else
     model = path if is_google_checkpoint(path) else found(source)
-    return convert_model(model, to, out, pooling)
+    result = convert_model(model, to, out, pooling)
+    if "left_out" in result:
+        ProgressLine().say(f"{out}: leaves out {result['left_out']}")
+    return result
 
 
 COMMANDS = ((convert, ()),)

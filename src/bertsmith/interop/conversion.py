@@ -55,7 +55,9 @@ def convert(source: Path, to: str, out: Path, pooling: Pooling | None = None) ->
         "out": str(out),
     }
     if to == "sentence-transformers" and not isinstance(loaded.model, Encoder):
-        result["left_out"] = "all but the encoder: vectors of texts need no head"
+        told = [name for name in _FACTS_OF_HEADS if loaded.facts.get(name)]
+        left = ", ".join(["head", *told])
+        result["left_out"] = f"all but the encoder ({left}): vectors of texts need none of it"
     if to == "onnx" and isinstance(loaded.model, BertForTagging) and loaded.model.crf is not None:
         result["left_out"] = "the CRF: the graph gives the scores of each word by itself"
     return result
@@ -103,4 +105,5 @@ WRITERS: dict[str, Callable[[Loaded, Path], float]] = {
     "sentence-transformers": _write_sentence,
     "onnx": _write_graph,
 }
+_FACTS_OF_HEADS = ("labels", "temperature", "thresholds")
 _WITH_VECTORS = ("sentence-transformers", "onnx")

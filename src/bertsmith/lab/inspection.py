@@ -31,7 +31,7 @@ def account(model: str, *, sequence_length: int = 128) -> dict[str, Any]:
         ConfigError: it is neither a folder nor a size.
         MissingInputError, CheckpointError: the folder is not a whole model folder.
     """
-    if "/" in model or "." in model or "bert" in model.lower() or Path(model).exists():  # no size
+    if "/" in model or "bert" in model.lower() or Path(model).exists():  # no size
         loaded = load_model(model_folder(model, say=ProgressLine().say)).model
     else:
         loaded = on_paper(bert_of_size(model))
