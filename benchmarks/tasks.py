@@ -16,6 +16,7 @@ import argparse
 import gzip
 import json
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from downstream import tweets  # type: ignore[import-not-found]
 from torch import Tensor, nn
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
+from bertsmith.data.tagged import TAG_FILE, WORD_FILE
 from bertsmith.folder import load_encoder, save_model
 from bertsmith.recipes.finetuning.finetune import finetune, new_model
 from bertsmith.recipes.finetuning.rows import LabelledData, read_labelled, read_steps
@@ -183,11 +185,21 @@ def placed(name: str, data: Path, folder: Path) -> Set:
     one = SETS[name]
     if name == "tweets":
         train, dev = tweets(data, folder, 20_000)
+    elif name in ("ATIS", "SNIPS"):
+        train, dev = (tags_alone(data / split, folder / split) for split in (one.train, one.dev))
     elif name == "SQuAD":
         train, dev = some_questions(data, folder / one.train), data / one.dev
     else:
         train, dev = data / one.train, data / one.dev
     return replace(one, train=str(train), dev=str(dev))
+
+
+def tags_alone(split: Path, out: Path) -> Path:
+    """Copies a split without the intents, for which the peer has no head."""
+    out.mkdir(parents=True)
+    for name in (WORD_FILE, TAG_FILE):
+        shutil.copy(split / name, out / name)
+    return out
 
 
 def some_questions(data: Path, out: Path) -> Path:
