@@ -131,6 +131,15 @@ def test_only_the_newest_sound_checkpoints_are_kept(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == ["step-00000002", "step-00000003", "step-00000004", "step-notes"]
 
 
+@pytest.mark.parametrize("keep", range(7))
+def test_as_many_are_kept_as_are_asked_for_after_every_save(tmp_path: Path, keep: int) -> None:
+    for step in range(1, 10):
+        saved(tmp_path, step)
+        purge_checkpoints(tmp_path, keep=keep)
+        expected = range(max(1, step - keep + 1), step + 1)
+        assert steps_in(tmp_path) == [f"step-{one:08d}" for one in expected]
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", "..", "a\\b", ""])
 def test_a_manifest_opens_nothing_outside_its_folder(tmp_path: Path, name: str) -> None:
     saved(tmp_path, 1)

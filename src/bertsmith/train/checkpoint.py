@@ -120,7 +120,7 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
 def purge_checkpoints(folder: Path, keep: int) -> None:
     """Removes all but the `keep` newest checkpoints, by step; damaged ones neither count nor go."""
     sound = [place for place in _places(folder) if not _damage(place, contents=False)]
-    for place in sound[: len(sound) - keep]:
+    for place in sound[: max(0, len(sound) - keep)]:
         going = folder / f".tmp-{place.name}-going"  # killed half-way, it is no checkpoint
         with storage_errors(place):
             os.replace(place, going)
