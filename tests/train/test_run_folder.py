@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -55,11 +56,36 @@ def test_a_second_run_is_told_who_holds_the_folder(tmp_path: Path) -> None:
 def test_a_folder_that_holds_something_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with (
-        pytest.raises(FolderInUseError, match=r"holds thesis\.txt; go on .* by --resume"),
+        pytest.raises(FolderInUseError, match=r"holds thesis\.txt, and no run; choose another"),
         open_run_folder(tmp_path, resume=False),
     ):
         pass
-    assert sorted(os.listdir(tmp_path)) == ["run.lock", "thesis.txt"]
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_folder_that_holds_a_run_is_gone_on_with_by_resume_alone(tmp_path: Path) -> None:
+    with open_run_folder(tmp_path, resume=False) as folder:
+        folder.log({"step": 1})
+    with (
+        pytest.raises(FolderInUseError, match=r"holds metrics\.jsonl; go on .* by --resume"),
+        open_run_folder(tmp_path, resume=False),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP])
+def test_on_a_disk_without_locks_a_run_goes_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with (
+        pytest.warns(RuntimeWarning, match="this disk knows no locks"),
+        open_run_folder(tmp_path / "run", resume=False) as folder,
+    ):
+        folder.log({"step": 1})
 
 
 def test_a_run_that_died_before_it_began_does_not_hold_its_folder(tmp_path: Path) -> None:

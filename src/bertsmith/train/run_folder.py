@@ -10,11 +10,13 @@ RUN/
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,12 +136,19 @@ def open_run_folder(path: Path, *, resume: bool) -> Iterator[RunFolder]:
     With `resume` the folder may hold a run, finished, stopped or not yet begun. The lock is the
     operating system's and ends with the process: what a killed process leaves is taken over.
 
+    On a disk that knows no locks, as some network disks, it is opened all the same, with a warning.
+
     Raises:
         FolderInUseError: another process holds it, or it holds something and `resume` is false.
         StorageError: it cannot be made.
     """
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
+        held = sorted(os.listdir(path))
+        if held and not resume and _LOCK not in held:  # never a run's: nothing is left in it
+            raise FolderInUseError(
+                f"{path}: holds {_listed(held)}, and no run; choose another folder"
+            )
         lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -148,11 +157,20 @@ def open_run_folder(path: Path, *, resume: bool) -> Iterator[RunFolder]:
             raise FolderInUseError(
                 f"{path}: in use by {_holder(lock)}; wait for it or choose another folder"
             ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            warnings.warn(
+                f"{path}: this disk knows no locks; all works, but a second run in this folder "
+                f"would not be refused: start none",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         held = sorted(set(os.listdir(path)) - {_LOCK})
         if held and not resume:
             raise FolderInUseError(
-                f"{path}: holds {', '.join(held[:4])}{', ..' if len(held) > 4 else ''}; "
-                f"go on with that run by --resume, or choose another folder"
+                f"{path}: holds {_listed(held)}; go on with that run by --resume, "
+                f"or choose another folder"
             )
         with storage_errors(path):
             _sign(lock)
@@ -161,6 +179,10 @@ def open_run_folder(path: Path, *, resume: bool) -> Iterator[RunFolder]:
         yield RunFolder(path)
     finally:
         os.close(lock)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:4])}{', ..' if len(names) > 4 else ''}"
 
 
 def _sign(lock: int) -> None:
