@@ -39,6 +39,10 @@ class ConfigError(BertsmithError):
     exit_code = 2
 
 
+class TooLargeError(ConfigError):
+    """A model does not fit into the memory of this machine."""
+
+
 class DataError(BertsmithError):
     """Input that was found and read does not hold what it must."""
 

@@ -288,3 +288,20 @@ def test_a_run_is_not_resumed_on_another_corpus(
     finally:
         shutil.rmtree(toy_corpus, ignore_errors=True)
         moved.rename(toy_corpus)
+
+
+def test_a_run_that_is_resumed_at_its_end_without_a_logged_row_tells_what_it_knows(
+    tmp_path: Path, toy_vocabulary: Path
+) -> None:
+    """Its only step was counted, not logged; nothing is left to do, and no text is set aside."""
+    text, corpus, out = write_text(tmp_path / "text.txt", 20), tmp_path / "corpus", tmp_path / "run"
+    settings = replace(PREPARE, held_out=0.0)
+    prepare([str(text)], read_tokenizer(toy_vocabulary), corpus, CorpusConfig(), settings)
+    pretrain([str(corpus)], out, settings_with(log_every=100))
+    as_killed_after(out, 4, tmp_path / "killed")
+    found = pretrain(
+        [str(corpus)], tmp_path / "killed", settings_with(steps=3, log_every=100), resume=True
+    )
+    assert found["steps"] == 4
+    assert found["split"] == "train"
+    assert found["mlm_loss"] > 0

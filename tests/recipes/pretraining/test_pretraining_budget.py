@@ -65,6 +65,21 @@ def test_without_a_size_one_is_chosen_and_a_resumed_run_keeps_to_it(
     assert json.loads((out / "settings.json").read_text()) == settings
 
 
+def test_a_size_that_does_not_fit_the_memory_ends_the_choice_and_not_the_run(
+    tmp_path: Path,
+    toy_corpus: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pretraining_budget, "SIZES", ("L1-H16", "L200-H16384"))
+    monkeypatch.setattr(pretraining_budget, "MOST_MEASURING", 10)
+    out = tmp_path / "run"
+    command = ["pretrain", str(toy_corpus), "--budget", "3s", "--out", str(out), *TOY]
+    assert main(command) == 0
+    assert "L200-H16384: does not fit into the memory" in capsys.readouterr().err
+    assert json.loads((out / "choice.json").read_text())["chosen"]["size"] == "L1-H16"
+
+
 def test_what_is_given_is_not_chosen(tmp_path: Path, toy_corpus: Path) -> None:
     out = tmp_path / "run"
     command = ["pretrain", str(toy_corpus), "--budget", "4s", "--out", str(out), *TOY]

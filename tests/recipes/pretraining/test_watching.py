@@ -17,7 +17,7 @@ from tests.model.published import TINY, packed
 from tests.recipes.toy_runs import environment, metrics_of, settings_with
 
 from bertsmith.config import PretrainConfig, WatchConfig
-from bertsmith.errors import ConfigError
+from bertsmith.errors import ConfigError, TooLargeError
 from bertsmith.lab.inspection import account
 from bertsmith.model.accounting import flops_per_token
 from bertsmith.model.heads import BertForPreTraining
@@ -138,6 +138,14 @@ def test_every_kind_of_it_is_known(error: Exception) -> None:
         explained_lack_of_memory(run, model, config, 128),
     ):
         raise error
+
+
+def test_an_encoder_larger_than_the_memory_is_refused_before_it_is_made(
+    tmp_path: Path, toy_corpus: Path
+) -> None:
+    settings = settings_with(size="L200-H16384-A128")
+    with pytest.raises(TooLargeError, match=r"has 6\d\d,.* weights, .* GB .* a smaller --size"):
+        pretrain([str(toy_corpus)], tmp_path / "run", settings)
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -22,10 +22,12 @@ import torch
 from bertsmith.config import bert_of_size, seconds_of
 from bertsmith.data.mixture import Mixture
 from bertsmith.data.shards import Corpus
+from bertsmith.errors import TooLargeError
 from bertsmith.model.kinds import matrices_of_blocks
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.pretraining.data import StepStream, StreamState
 from bertsmith.recipes.pretraining.model import new_model
+from bertsmith.recipes.pretraining.out_of_memory import is_lack_of_memory
 from bertsmith.recipes.pretraining.settings import PretrainSettings
 from bertsmith.storage import read_json, replace_file
 from bertsmith.text.wordpiece import Tokenizer
@@ -123,7 +125,13 @@ def choose(
     trials: list[Trial] = []
     for size in SIZES:
         started = stopwatch.seconds()
-        trial = _try(corpus, tokenizer, choices, {**fixed, "size": size}, budget, stopwatch)
+        try:
+            trial = _try(corpus, tokenizer, choices, {**fixed, "size": size}, budget, stopwatch)
+        except (TooLargeError, RuntimeError, MemoryError) as error:
+            if not trials or not is_lack_of_memory(error):
+                raise
+            progress.say(f"{size}: does not fit into the memory of this machine")
+            break
         trials.append(trial)
         progress.say(
             f"{size}: {trial.tokens_per_second:,.0f} tokens/s, {trial.tokens / 1e6:,.1f} million "

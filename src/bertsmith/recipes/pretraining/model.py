@@ -18,14 +18,22 @@ from bertsmith.model.bert import Bert, begin_directed
 from bertsmith.model.electra import BertForReplacedTokens
 from bertsmith.model.kinds import PretrainingModel, begin_silent, pretraining_model_of
 from bertsmith.progress import ProgressLine
+from bertsmith.recipes.pretraining.out_of_memory import refuse_too_large
 from bertsmith.recipes.pretraining.settings import PretrainSettings
 from bertsmith.recipes.pretraining.start import Say, start_folder
 
 
 def new_model(corpus: Corpus | Mixture, settings: PretrainSettings) -> PretrainingModel:
-    """Returns the model that a run begins with: that of `--from`, or one of random weights."""
-    started = started_model(settings, ProgressLine().say)
-    model = started or _drawn(_config_of(corpus, settings), settings)
+    """Returns the model that a run begins with: that of `--from`, or one of random weights.
+
+    Raises:
+        TooLargeError: it is larger than the memory of this machine.
+    """
+    model = started_model(settings, ProgressLine().say)
+    if model is None:
+        config = _config_of(corpus, settings)
+        refuse_too_large(config, settings.run.size)
+        model = _drawn(config, settings)
     if settings.ranks.shard_model:
         return model  # whole in this machine's memory alone: devices hold their shards
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

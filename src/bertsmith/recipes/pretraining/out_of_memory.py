@@ -10,15 +10,17 @@ from contextlib import contextmanager
 
 import torch
 
-from bertsmith.config import PretrainConfig
-from bertsmith.errors import ConfigError
-from bertsmith.model.accounting import memory_bytes
+from bertsmith.config import EncoderConfig, PretrainConfig
+from bertsmith.errors import ConfigError, TooLargeError
+from bertsmith.model.accounting import count_parameters, memory_bytes, on_paper
 from bertsmith.model.kinds import PretrainingModel
 from bertsmith.model.memory import available_bytes
 from bertsmith.train.loop import Run
 
 # The CPU's allocator raises a plain RuntimeError, and so do threads and maps that find no room.
 SIGNS = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "out of memory")
+
+BYTES_TRAINED = 16  # of a weight: itself, its gradient and AdamW's two means, in fp32
 
 
 @contextmanager
@@ -54,8 +56,24 @@ def explained_lack_of_memory(
         ) from error
 
 
+def refuse_too_large(config: EncoderConfig, size: str) -> None:
+    """Refuses an encoder whose weights alone, with what training holds of each, exceed the memory.
+
+    Raises:
+        TooLargeError: they do; the message gives both.
+    """
+    weights = count_parameters(on_paper(config))["total"]
+    needed, free = weights * BYTES_TRAINED, available_bytes()
+    if needed > free:
+        raise TooLargeError(
+            f"size {size} has {weights:,} weights, which with their gradients and the "
+            f"optimizer's means take {needed / 1e9:,.1f} GB before any text is read; "
+            f"{free / 1e9:,.1f} GB of this machine are free: give a smaller --size"
+        )
+
+
 def is_lack_of_memory(error: BaseException) -> bool:
     """Returns whether an error says that memory, of the machine or of a GPU, has run out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | TooLargeError):
         return True
     return any(sign in str(error) for sign in SIGNS)

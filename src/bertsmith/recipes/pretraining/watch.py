@@ -186,8 +186,8 @@ class Watch:
         self.save(run)
         split = "held_out" if figures else "train"
         if not figures:
-            last = [row for row in rows if row["split"] == "train"][-1]
-            figures = _told(last)
+            logged = [row for row in rows if row["split"] == "train"]
+            figures = _told(logged[-1] if logged else self.window.means())
         return {
             "steps": run.step,
             "tokens": self._tokens,
