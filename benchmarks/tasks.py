@@ -76,7 +76,7 @@ SETS = {
         "regress", "glue/STS-B/train.tsv", "glue/STS-B/dev.tsv", 3, STSB, metric="pearson"
     ),
     "RTE": Set("classify", "glue/RTE/train.tsv", "glue/RTE/dev.tsv", 4),
-    "ATIS": Set("tag", "atis/train", "atis/dev", 5, metric="f1"),
+    "ATIS": Set("tag", "atis/train", "atis/dev", 3, metric="f1"),
     "SNIPS": Set("tag", "snips/train", "snips/dev", 2, metric="f1"),
     "CoNLL-2003": Set("tag", "conll2003/eng.train", "conll2003/eng.testa", 2, metric="f1"),
     "tweets": Set("classify", "tweets.csv", "tweets-test.csv", 2, TWEETS),

@@ -19,9 +19,12 @@ BYTES = 4  # of one number in fp32
 
 
 def on_paper(config: EncoderConfig) -> WithPieceHead:
-    """Returns a model with its pre-training heads that has shapes alone and takes no memory."""
+    """Returns a model with its pre-training heads that has shapes alone and takes no memory.
+
+    One that reads left to right has no head for next sentences.
+    """
     with torch.device("meta"):
-        return pretraining_model_of(config)
+        return pretraining_model_of(config, next_sentence=not config.is_decoder)
 
 
 def count_parameters(model: AnyModel | PretrainingModel) -> dict[str, int]:
