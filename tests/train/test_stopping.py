@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bertsmith.train.stopping import StopRequests
+from bertsmith.errors import StoppedError
+from bertsmith.train.stopping import StopRequests, stopped_at_once
 
+STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 TWICE = """
 import os, signal
 from bertsmith.train.stopping import StopRequests
@@ -23,8 +25,20 @@ with StopRequests() as requests:
     print("never printed", flush=True)
 """
 
+TWICE_AT_ONCE = """
+import os, pathlib, signal
+from bertsmith.train.stopping import stopped_at_once
+with stopped_at_once(pathlib.Path("run")):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        print("saves what it has", flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("never printed", flush=True)
+"""
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+
+@pytest.mark.parametrize("asked", STOPS)
 def test_a_signal_sets_a_flag_and_the_handler_is_put_back(asked: signal.Signals) -> None:
     before = signal.getsignal(asked)
     with StopRequests() as requests:
@@ -34,14 +48,33 @@ def test_a_signal_sets_a_flag_and_the_handler_is_put_back(asked: signal.Signals)
     assert signal.getsignal(asked) is before
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
+@pytest.mark.parametrize("asked", STOPS)
+def test_where_nothing_is_saved_a_signal_ends_the_work(asked: signal.Signals) -> None:
+    before = signal.getsignal(asked)
+    with (
+        pytest.raises(StoppedError, match=f"run: stopped by {asked.name} .* with --resume"),
+        stopped_at_once(Path("run")),
+    ):
+        os.kill(os.getpid(), signal.SIGUSR1)  # there is nothing to save
+        with StopRequests() as requests:
+            os.kill(os.getpid(), asked)
+        assert requests.stop == asked.name
+        os.kill(os.getpid(), asked)
+        raise AssertionError("the signal has ended nothing")
+    assert signal.getsignal(asked) is before
+
+
+@pytest.mark.parametrize(
+    ("program", "said"), [(TWICE, "SIGTERM\n"), (TWICE_AT_ONCE, "saves what it has\n")]
+)
+def test_a_second_signal_ends_the_process_at_once(program: str, said: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", TWICE],
+        [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "SIGTERM\n")
+    assert (done.returncode, done.stdout) == (128 + signal.SIGINT, said)
 
 
 def test_under_nohup_a_closed_terminal_is_no_request() -> None:

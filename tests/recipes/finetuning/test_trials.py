@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +18,7 @@ from typing import Any
 
 import pytest
 from tests.recipes.finetuning.test_finetune import FAST, opinions, write_encoder, write_rows
+from tests.recipes.toy_runs import environment
 from tests.report.reading import Page, is_inert, read_page
 
 from bertsmith.config import ColumnsConfig, FinetuneConfig, OptimizerConfig, TaskConfig
@@ -191,6 +197,32 @@ def test_settings_of_a_search_are_shown_by_their_means_over_the_seeds(tmp_path: 
     assert f"4 runs, compared by accuracy on the dev rows; together they took {duration(240)}" in (
         page.text
     )
+
+
+@pytest.mark.parametrize("to_all", [False, True])
+def test_asked_to_stop_all_runs_save_themselves_and_the_same_command_goes_on(
+    tmp_path: Path, to_all: bool
+) -> None:
+    """The signal comes to the command alone, or as from a terminal to all that it has started."""
+    one = trial(tmp_path, 400, config=replace(CONFIG, epochs=400))
+    flags = ["--model", str(one.model), "--text-column", "text", "--label-column", "label"]
+    flags += ["--epochs", "400", "--batch-size", "16", "--max-length", "24", "--threads", "1"]
+    command = [sys.executable, "-m", "bertsmith", "finetune", "classify", str(one.train), *flags]
+    command += ["--seeds", "2", "--out", str(tmp_path / "runs")]
+    with subprocess.Popen(
+        command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        metrics = [tmp_path / f"runs/seed-{seed}/metrics.jsonl" for seed in (0, 1)]
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not any(path.exists() for path in metrics):
+            time.sleep(0.05)
+        (os.killpg if to_all else os.kill)(child.pid, signal.SIGTERM)
+        assert child.stderr is not None
+        said = child.stderr.read()  # to its end: until nobody is left that could write to it
+    assert child.returncode == 75, said
+    assert "stopped and saved; go on with --resume" in said
+    begun = [path.parent for path in metrics if path.exists()]
+    assert begun and all((run / "checkpoints/latest").is_file() for run in begun)
 
 
 def test_scores_that_a_run_lacks_have_no_mean() -> None:

@@ -173,6 +173,32 @@ def test_signals_make_a_run_save_or_save_and_stop_with_75(tmp_path: Path, toy_co
     assert (out / "checkpoints" / "latest").read_text() == f"step-{last:08d}\n" >= saved
 
 
+@pytest.mark.parametrize("at", ["learns a vocabulary", "prepares the corpus"])
+def test_a_signal_before_the_first_step_stops_with_75_and_the_same_command_goes_on(
+    tmp_path: Path, at: str
+) -> None:
+    text, out = write_text(tmp_path / "text.txt", 20_000), tmp_path / "run"
+    command = program(text, out, steps=1)
+    with subprocess.Popen(
+        command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        assert child.stderr is not None
+        said = ""
+        while at not in said:
+            line = child.stderr.readline()
+            assert line, said
+            said += line
+        os.killpg(child.pid, signal.SIGTERM)  # as a terminal or a service manager does: to all
+        said += child.stderr.read()
+    assert child.returncode == 75, said
+    assert said.count("\n") < 5 and f"{out}: stopped by SIGTERM" in said
+    assert "the same command with --resume goes on" in said
+    assert not (out / "corpus").exists()
+    again = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert "prepares the corpus" in again.stderr
+    assert (out / "model/config.json").is_file()
+
+
 # ---------------------------------------------------------------------------------- refusals
 
 

@@ -40,6 +40,7 @@ from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.loop import Run, train
 from bertsmith.train.optimizer import optimizer_of, schedule_of
 from bertsmith.train.run_folder import open_run_folder
+from bertsmith.train.stopping import stopped_at_once
 
 # The peak rate of a CRF's scores, whatever the encoder's, which is lower the wider it is. A step of
 # AdamW moves a weight by about the rate: after a thousand at 5e-5 a transition that never occurs
@@ -138,7 +139,11 @@ def finetune_rows(
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()
-    with open_run_folder(out, resume=resume) as folder, progress or ProgressLine() as progress:
+    with (
+        stopped_at_once(out),
+        open_run_folder(out, resume=resume) as folder,
+        progress or ProgressLine() as progress,
+    ):
         loaded = load_encoder(model, config.dropout)
         check_fit(config, loaded.config, model)
         data = read(loaded.tokenizer, progress.say)

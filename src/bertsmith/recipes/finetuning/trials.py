@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +32,7 @@ from bertsmith.recipes.finetuning.joint_report import Shown, write_joint_report
 from bertsmith.recipes.finetuning.rows import Fold
 from bertsmith.storage import read_json, replace_file, replacing
 from bertsmith.tasks.metrics import better
+from bertsmith.train.stopping import stopped_at_once
 
 RESULT = "result.json"
 BEST = "best"
@@ -115,6 +119,7 @@ def run_trials(
 
     Raises:
         FolderInUseError: `out` holds something and `resume` is false.
+        StoppedError: a signal asked for it; every trial at work has saved itself.
         BertsmithError: what the first failing trial raised; others that have finished are kept.
     """
     if not resume and out.exists() and any(out.iterdir()):
@@ -129,7 +134,11 @@ def run_trials(
     threads = asked or max(1, usable_cores() // workers)
     say(f"{len(trials)} runs, {len(trials) - len(missing)} of them done, {workers} at a time")
     context = get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    others = set(active_children())
+    with (
+        stopped_at_once(out),
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_process) as pool,
+    ):
         waiting = {pool.submit(_carry_out, trial, out, threads): trial for trial in missing}
         try:
             for future in as_completed(waiting):
@@ -137,9 +146,11 @@ def run_trials(
         except BaseException as error:
             for future in waiting:
                 future.cancel()
-            if not isinstance(error, KeyboardInterrupt):
+            if not isinstance(error, StoppedError):
                 raise  # once those that run have ended
-            pool.shutdown()  # the same Ctrl-C makes every run save itself
+            for process in set(active_children()) - others:
+                process.terminate()  # which makes its run save itself
+            pool.shutdown()
             raise StoppedError(f"{out}: stopped and saved; go on with --resume") from None
     return [read_json(out / trial.name / RESULT) for trial in trials]
 
@@ -253,6 +264,19 @@ def keep_the_best(
     with replacing(out / BEST, known=set(os.listdir(source))) as building:
         shutil.copytree(source, building, dirs_exist_ok=True)
     return trials[winner].name
+
+
+def _begin_process() -> None:
+    """Keeps from this process the signals of the terminal, and stops it if its parent is gone."""
+    os.setpgrp()
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+
+
+def _stop_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _carry_out(trial: Trial, out: Path, threads: int) -> dict[str, Any]:

@@ -16,25 +16,18 @@ from typing import Any, cast
 
 import torch
 
-from bertsmith.config import (
-    seconds_of,
-)
+from bertsmith.config import seconds_of
 from bertsmith.data.mixture import Mixture, epoch_pieces
 from bertsmith.data.shards import Corpus
 from bertsmith.data.sharing import Share
 from bertsmith.errors import DataError
-from bertsmith.model.kinds import (
-    PretrainingModel,
-    matrices_of_blocks,
-)
+from bertsmith.model.kinds import PretrainingModel, matrices_of_blocks
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.pretraining.alarms import Alarms
 from bertsmith.recipes.pretraining.budget import Choices, choose
 from bertsmith.recipes.pretraining.checks import check_start, first_sequences, joined
-from bertsmith.recipes.pretraining.corpora import (
-    losses,
-)
+from bertsmith.recipes.pretraining.corpora import losses
 from bertsmith.recipes.pretraining.data import (
     StepStream,
     StreamState,
@@ -67,6 +60,7 @@ from bertsmith.train.pace import Ending, Pace, Stopwatch, by_steps, by_time
 from bertsmith.train.place import Place, place_of_this_process
 from bertsmith.train.ranks import Ranks, join_ranks
 from bertsmith.train.run_folder import RunFolder, open_run_folder
+from bertsmith.train.stopping import stopped_at_once
 
 CHECKED_STEPS = 8  # whose examples are looked at before the first; they lie ready anyway
 PROBE_TOKENS = 512  # on which weights are tried before they are written
@@ -114,7 +108,7 @@ def pretrain(
         DivergedError: the loss jumped, and `stop_at_divergence` was asked for.
         SelfCheckError: new weights do not compute what they must.
         RanksError: another rank has gone, or does not answer.
-        StoppedError: SIGINT or SIGTERM asked for it; everything is saved.
+        StoppedError: SIGINT, SIGTERM or SIGHUP asked for it; everything is saved.
     """
     began = time.monotonic() if began is None else began
     require_sink(settings.watch.log_to)
@@ -125,6 +119,7 @@ def pretrain(
     torch.set_num_threads(settings.run.threads or place.threads)
     keep_freed_memory()
     with ExitStack() as stack:
+        stack.enter_context(stopped_at_once(out))
         ranks = stack.enter_context(join_ranks(place, settings.ranks.timeout_seconds))
         if ranks.rank:
             return _follow(ranks, settings)
