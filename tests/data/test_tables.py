@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
 import gzip
 import json
+import lzma
+import sqlite3
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +149,58 @@ def test_a_nul_is_named_where_it_is_read_as_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.csv:2: 'text' holds a NUL"):
         row.text("text")
     path = write(tmp_path / "b.csv", "text,label\na,1\n".encode("utf-16-le"))
-    with pytest.raises(DataError, match=r"b\.csv:1: the column name .* --file-encoding utf-16"):
+    with pytest.raises(DataError, match=r"b\.csv: every second byte .* --file-encoding utf-16-le"):
         rows(path)
+    assert rows(path, file_encoding="utf-16-le") == [{"text": "a", "label": "1"}]
+    path = write(tmp_path / "c.csv", "te\0xt,label\na,1\n")
+    with pytest.raises(DataError, match=r"c\.csv:1: the column name .* holds a NUL"):
+        rows(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_named(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "a.tsv", "text\tlabel\nein schöner Tag\t1\n".encode(encoding))
+    with pytest.raises(DataError, match=f"as in UTF-16 .* add --file-encoding {encoding}"):
+        rows(path)
+    assert rows(path, file_encoding=encoding)[0]["text"] == "ein schöner Tag"
+
+
+def test_what_is_no_text_is_named_by_its_bytes(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": ["a"], "label": ["1"]})
+    parquet.write_table(table, tmp_path / "parquet")
+    with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
+        archive.writestr("a.csv", "text,label\na,1\n")
+    with sqlite3.connect(tmp_path / "sqlite") as database:
+        database.execute("create table rows (text)")
+    database.close()
+    plain = b"text,label\na,1\n"
+    kinds = {
+        "is no text but parquet: give it a name": (tmp_path / "parquet").read_bytes(),
+        "is no text but a zip archive, as spreadsheets": (tmp_path / "zip").read_bytes(),
+        "is no text but a database": (tmp_path / "sqlite").read_bytes(),
+        r"is no text but gzip: .* ends in \.gz": gzip.compress(plain),
+        "is no text but bzip2": bz2.compress(plain),
+        "is no text but xz": lzma.compress(plain),
+    }
+    for number, (message, content) in enumerate(kinds.items()):
+        for suffix in ("csv", "jsonl", "txt"):
+            with pytest.raises(DataError, match=message):
+                rows(write(tmp_path / f"{number}.{suffix}", content))
+
+
+@pytest.mark.parametrize(
+    "content", ['[\n{"text": "a"}\n]\n', '[{"text": "a"}]', '{\n"data": []}\n']
+)
+def test_json_over_several_lines_is_named(tmp_path: Path, content: str) -> None:
+    with pytest.raises(DataError, match=r"a\.json: is one JSON value over all lines; .* jq -c"):
+        rows(write(tmp_path / "a.json", content))
+
+
+def test_a_row_torn_by_its_text_says_how_to_write_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.csv:2: found 1 column, .* goes over several lines"):
+        rows(write(tmp_path / "a.csv", "text,label\none line\nand another,1\n"))
+    with pytest.raises(DataError, match=r"a\.tsv:2: found 3 columns, .* holds neither tabs"):
+        rows(write(tmp_path / "a.tsv", "text\tlabel\none\tcell\t1\n"))
 
 
 def test_a_field_may_be_a_million_characters_long(tmp_path: Path) -> None:
@@ -229,7 +283,9 @@ def test_plain_text_is_one_text_a_line(tmp_path: Path) -> None:
 def test_a_missing_file_and_an_unknown_suffix_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="there is no such file"):
         rows(tmp_path / "a.csv")
-    with pytest.raises(DataError, match=r"'\.xlsx' names no known format; expected one of \.csv"):
+    with pytest.raises(DataError, match=r"'\.doc' names no known format; expected one of \.csv"):
+        rows(write(tmp_path / "a.doc", "x"))
+    with pytest.raises(DataError, match=r"a\.xlsx: is a spreadsheet; .* save the sheet as CSV"):
         rows(write(tmp_path / "a.xlsx", "x"))
     with pytest.raises(DataError, match="is not a parquet file"):
         rows(write(tmp_path / "a.parquet", "x"))

@@ -56,6 +56,11 @@ def test_sound_rows_have_notes_alone(tmp_path: Path) -> None:
         (sound_rows() + [("odd", "")], "error", "train.csv:42: 1 row has no label; fill"),
         (sound_rows() + [("odd", "rare")], "warning", "train.csv:42: 1 label ('rare') has a sin"),
         (
+            sound_rows() + [("one", "Praise"), ("two", "Praise")],
+            "warning",
+            "train.csv:42: labels that differ by capitals or spaces alone: 'praise' (20), 'Praise",
+        ),
+        (
             [(f"text {number}", "a") for number in range(500)] + [("x", "b"), ("y", "b")],
             "warning",
             "saying the first everywhere is right for 99.6% of the rows; give --class-weights",

@@ -14,6 +14,19 @@ from bertsmith.errors import ConfigError, DataError, MissingInputError
 
 CHUNK_BYTES = 1 << 20
 
+# What else a file may be, whatever its name says: by its first bytes, and what to do about it.
+OTHER_KINDS = {
+    b"PK\x03\x04": "a zip archive, as spreadsheets are: save the sheet as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an older spreadsheet or document: save the sheet as CSV",
+    b"\x1f\x8b": "gzip: give it a name that ends in .gz",
+    b"BZh91AY&SY": "bzip2: unpack it",
+    b"\xfd7zXZ\x00": "xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "zstandard: unpack it",
+    b"PAR1\x15": "parquet: give it a name that ends in .parquet",
+    b"SQLite format 3\x00": "a database: write the table as CSV in UTF-8",
+    b"%PDF-": "PDF: take the text out of it",
+}
+
 
 def known_encoding(encoding: str, setting: str = "file_encoding") -> str:
     """Returns Python's name of an encoding.
@@ -36,6 +49,7 @@ def text_lines(path: Path, encoding: str) -> Iterator[str]:
 
     Raises:
         DataError: the bytes are not `encoding`; the message names the offset of the first fault.
+            Or they are no text at all; it names what they are.
     """
     decoder = codecs.getincrementaldecoder(encoding)()
     before = 0  # bytes handed to the decoder and used up by it
@@ -43,6 +57,8 @@ def text_lines(path: Path, encoding: str) -> Iterator[str]:
     with _opened(path) as stream:
         while True:
             chunk = stream.read(CHUNK_BYTES)
+            if before == 0:
+                _refuse_other_kinds(path, encoding, chunk)
             pending = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(chunk, final=not chunk)
@@ -59,6 +75,20 @@ def text_lines(path: Path, encoding: str) -> Iterator[str]:
                 break
     if rest:
         yield rest
+
+
+def _refuse_other_kinds(path: Path, encoding: str, head: bytes) -> None:
+    for first, kind in OTHER_KINDS.items():
+        if head.startswith(first):
+            raise DataError(f"{path}: is no text but {kind}")
+    if encoding.startswith(("utf-16", "utf-32")):
+        return
+    for name, half in {"utf-16-le": head[1:200:2], "utf-16-be": head[:200:2]}.items():
+        if 2 * half.count(0) > max(len(half), 2):
+            raise DataError(
+                f"{path}: every second byte is NUL, as in UTF-16 without a mark at its beginning; "
+                f"add --file-encoding {name}"
+            )
 
 
 def _refuse_bytes(

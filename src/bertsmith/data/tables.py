@@ -34,7 +34,7 @@ SUFFIXES: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-
+SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "pipe": "|", "tab": "\t"}
 
@@ -143,8 +143,11 @@ class Table:
             yield Row(self.path, number, dict(zip(self.columns, cells, strict=True)))
 
     def _refuse_row(self, number: int, cells: list[str]) -> NoReturn:
-        found = f"{len(cells)} columns" if cells else "a blank line"
-        mend = f"; quote a text that holds a {self.delimiter!r}" if self.format == "csv" else ""
+        found = f"{len(cells)} column{'' if len(cells) == 1 else 's'}" if cells else "a blank line"
+        if self.format == "tsv":
+            mend = "; a text in TSV holds neither tabs nor line ends: put spaces in their place"
+        else:
+            mend = f"; quote a text that holds a {self.delimiter!r} or goes over several lines"
         raise DataError(
             f"{self.path}:{number}: found {found}, expected {len(self.columns)} "
             f"({', '.join(self.columns)}){mend}"
@@ -241,6 +244,11 @@ def _format_of(path: Path, config: ColumnsConfig, encoding: str) -> Format:
         return "tsv" if config.delimiter == "tab" else "csv"
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
+    if suffix in SPREADSHEETS:
+        raise DataError(
+            f"{path}: is a spreadsheet; expected one of {' '.join(SUFFIXES)}: save the sheet as "
+            f"CSV in UTF-8"
+        )
     if suffix not in SUFFIXES:
         raise DataError(
             f"{path}: the suffix {suffix!r} names no known format; "
@@ -319,6 +327,11 @@ def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
             continue
         if blank:
             raise DataError(f"{path}:{blank}: is blank; expected one JSON object a line")
+        if number == 1 and (line.lstrip().startswith("[") or line.strip() == "{"):
+            raise DataError(
+                f"{path}: is one JSON value over all lines; expected one JSON object a line: a "
+                f"list of objects is written so by jq -c '.[]'"
+            )
         yield Row(path, number, _json_object(f"{path}:{number}", line))
 
 

@@ -230,6 +230,7 @@ def _labels(seen: Seen) -> Iterable[Finding]:
             seen.first_of[rare[0]],
             "add rows, or join rare labels into one",
         )
+    yield from _spellings(seen)
     (most, many), (least, few) = ranked[0], ranked[-1]
     if many > GREATEST_IMBALANCE * few:
         yield Finding(
@@ -239,6 +240,22 @@ def _labels(seen: Seen) -> Iterable[Finding]:
             seen.name,
             "give --class-weights balanced, and look at f1_macro rather than accuracy",
         )
+
+
+def _spellings(seen: Seen) -> Iterable[Finding]:
+    """Tells of labels that are one to a reader, but two to a model."""
+    alike: dict[str, list[str]] = {}
+    for label in seen.labels:
+        alike.setdefault(" ".join(label.casefold().replace("_", " ").split()), []).append(label)
+    for spellings in alike.values():
+        if len(spellings) > 1:
+            shown = ", ".join(f"{label[:40]!r} ({seen.labels[label]:,})" for label in spellings[:5])
+            yield Finding(
+                "warning",
+                f"labels that differ by capitals or spaces alone: {shown}",
+                seen.first_of[min(spellings, key=seen.labels.__getitem__)],
+                "spell them alike",
+            )
 
 
 def _doubles(seen: Seen) -> Iterable[Finding]:
