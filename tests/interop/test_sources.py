@@ -76,6 +76,20 @@ def test_a_folder_is_returned_as_it_is(hub: Hub, folder: Path) -> None:
     assert not hub.requests
 
 
+def test_of_a_run_the_best_model_is_taken_and_said(folder: Path, tmp_path: Path) -> None:
+    run, said = tmp_path / "run", list[str]()
+    run.mkdir()
+    (run / "settings.json").write_text("{}")
+    assert find(run) == run  # what it lacks is told by whoever opens it
+    shutil.copytree(folder, run / "model")
+    assert model_folder(run, say=said.append) == run / "model"
+    shutil.copytree(folder, run / "best")
+    assert model_folder(run, say=said.append) == run / "best"
+    assert said == [
+        f"{run}: is a run; takes the model in {run / name}" for name in ("model", "best")
+    ]
+
+
 def test_a_google_checkpoint_becomes_a_folder_once(hub: Hub, folder: Path, tmp_path: Path) -> None:
     loaded = load_model(folder)
     write_google_checkpoint(loaded, tmp_path / "google", lambda _: None)

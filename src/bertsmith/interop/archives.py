@@ -27,7 +27,7 @@ MOST_FILES = 1000
 MOST_TIMES = 20
 ALWAYS_ALLOWED = 2**24  # bytes
 _DEEPEST, _LONGEST = 6, 200  # parts of a name, and characters of one
-_MARKS = ("bertsmith.json", "config.json", "bert_config.json")  # a folder of a model has one
+MARKS = ("bertsmith.json", "config.json", "bert_config.json")  # a folder of a model has one
 _LEFT_OUT = ("__MACOSX", ".DS_Store")  # what one system adds of its own accord
 _DAMAGES = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error),
@@ -187,7 +187,7 @@ def _place(name: str, path: Path) -> PurePosixPath:
 
 def _model_in(folder: Path, path: Path) -> Path:
     places = [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())]
-    found = [place for place in places if any((place / mark).is_file() for mark in _MARKS)]
+    found = [place for place in places if any((place / mark).is_file() for mark in MARKS)]
     if found and (len(found) == 1 or found[0] == folder):
         return found[0]
     told = f"models in {', '.join(place.name for place in found)}" if found else "no model"

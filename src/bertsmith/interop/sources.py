@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bertsmith.errors import ConfigError, MissingInputError
-from bertsmith.interop.archives import is_archive, unpacked
+from bertsmith.interop.archives import MARKS, is_archive, unpacked
 from bertsmith.interop.google import as_model_folder, is_google_checkpoint
 from bertsmith.interop.hub import fetch_model
 from bertsmith.storage import cache_folder
@@ -26,7 +26,8 @@ Say = Callable[[str], None]
 def model_folder(source: str | Path, *, say: Say) -> Path:
     """Returns the model folder that a user means, made or fetched first where that must be.
 
-    What is there on this disk goes before what the hub has, and is returned as it is. The hub is
+    What is there on this disk goes before what the hub has, and is returned as it is; of the folder
+    of a run, the best model, or where none is marked so, the newest. The hub is
     asked only for what can be a name there and no path here, and `say` is told of it.
 
     Raises:
@@ -45,7 +46,7 @@ def model_folder(source: str | Path, *, say: Say) -> Path:
         if is_google_checkpoint(path):
             return as_model_folder(path, cache_folder(), say)
         if path.is_dir():
-            return path
+            return _of_run(path, say)
         if is_archive(path):
             return model_folder(unpacked(path, cache_folder(), say), say=say)
         if path.exists():
@@ -58,6 +59,17 @@ _EXPECTED = (
     "expected a model folder, a Google checkpoint, an archive of either (.zip, .tar.gz), or a "
     "name at the hub as in 'bert-base-uncased' or 'owner/name'"
 )
+
+
+def _of_run(folder: Path, say: Say) -> Path:
+    """Returns the best model of a run, or its newest one; a folder that is no run as it is."""
+    is_run = any((folder / name).is_file() for name in ("settings.json", "report.html"))
+    if is_run and not any((folder / mark).exists() for mark in MARKS):
+        for name in ("best", "model"):
+            if (folder / name / "config.json").is_file():
+                say(f"{folder}: is a run; takes the model in {folder / name}")
+                return folder / name
+    return folder
 
 
 def _refuse_no_name(name: str) -> None:
