@@ -18,13 +18,15 @@ from tests.train.toys import Toy, toy_run
 from torch import nn
 
 from bertsmith.errors import CheckpointError, StorageError
+from bertsmith.train import checkpoint
 from bertsmith.train.checkpoint import (
     Checkpoint,
     newest_checkpoint,
     purge_checkpoints,
-    refuse_without_room_for_two,
+    refuse_without_room_to_keep,
     restore,
     save_checkpoint,
+    tensors_of,
 )
 from bertsmith.train.loop import Run
 from bertsmith.train.sealed import remove_unfinished, verify_sealed
@@ -45,9 +47,9 @@ def saved(folder: Path, *steps: int) -> Run:
 
 
 def newest(folder: Path, say: Callable[[str], None] = silent) -> Checkpoint:
-    checkpoint = newest_checkpoint(folder, say)
-    assert checkpoint is not None
-    return checkpoint
+    found = newest_checkpoint(folder, say)
+    assert found is not None
+    return found
 
 
 def steps_in(folder: Path) -> list[str]:
@@ -57,9 +59,9 @@ def steps_in(folder: Path) -> list[str]:
 def test_restoring_gives_back_what_was_saved(tmp_path: Path) -> None:
     run = saved(tmp_path, 7)
     other = toy_run(Toy(seed=5))
-    checkpoint = newest(tmp_path)
-    restore(other, checkpoint)
-    assert (other.step, checkpoint.state) == (7, {"position": 70})
+    found = newest(tmp_path)
+    restore(other, found)
+    assert (other.step, found.state) == (7, {"position": 70})
     for name, parameter in run.model.named_parameters():
         twin = other.model.get_parameter(name)
         assert torch.equal(twin, parameter)
@@ -254,8 +256,27 @@ def test_without_room_nothing_is_begun(small_disk: Path) -> None:
     with pytest.raises(StorageError, match=r"0 bytes are free .* needed: make room"):
         save_checkpoint(small_disk, run, {})
     with pytest.raises(StorageError, match="no room"):
-        refuse_without_room_for_two(small_disk, run)
+        refuse_without_room_to_keep(small_disk, run, 1)
     assert newest(small_disk).step == 1
+
+
+@pytest.mark.parametrize(
+    ("keep", "standing", "wanted"),
+    [(0, 0, 1), (1, 0, 2), (2, 0, 3), (9, 0, 3), (2, 1, 2), (2, 4, 1)],
+)
+def test_room_is_asked_for_what_will_stand_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, standing: int, wanted: int
+) -> None:
+    run = saved(tmp_path / "one", 1)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(run).values())
+    for step in range(standing):
+        (tmp_path / f"checkpoints/step-{step:08d}").mkdir(parents=True)
+    asked = list[tuple[Path, int]]()
+    monkeypatch.setattr(checkpoint, "refuse_without_room", lambda *room: asked.append(room))
+    refuse_without_room_to_keep(tmp_path / "checkpoints", run, keep)
+    ((place, needed),) = asked
+    assert place == (tmp_path / "checkpoints" if standing else tmp_path)
+    assert needed == wanted * size
 
 
 def test_a_disk_that_fills_up_in_any_file_costs_only_the_new_checkpoint(

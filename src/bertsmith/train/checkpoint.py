@@ -67,13 +67,18 @@ def save_checkpoint(folder: Path, run: Run, state: Mapping[str, Any]) -> Path:
     return place
 
 
-def refuse_without_room_for_two(folder: Path, run: Run) -> None:
-    """Refuses to start a run whose checkpoints will not fit the disk: two stand while one is made.
+def refuse_without_room_to_keep(folder: Path, run: Run, keep: int) -> None:
+    """Refuses to start a run whose checkpoints under `folder` will not fit the disk.
+
+    While one is made the `keep` before it stand; of these two are asked for at most, since a run
+    may end before there are more. What stands there already takes no more room.
 
     Raises:
         StorageError: the disk has not that many bytes free.
     """
-    refuse_without_room(folder, 2 * (_size(_weights(run.model)) + _size(_moments(run))))
+    missing = max(1, min(keep, 2) + 1 - len(_places(folder)))
+    place = folder if folder.is_dir() else folder.parent
+    refuse_without_room(place, missing * (_size(_weights(run.model)) + _size(_moments(run))))
 
 
 def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:

@@ -20,7 +20,7 @@ from bertsmith.config import seconds_of
 from bertsmith.data.mixture import Mixture, epoch_pieces
 from bertsmith.data.shards import Corpus
 from bertsmith.data.sharing import Share
-from bertsmith.errors import DataError
+from bertsmith.errors import DataError, NotFiniteError
 from bertsmith.model.kinds import PretrainingModel, matrices_of_blocks
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
@@ -51,7 +51,7 @@ from bertsmith.recipes.pretraining.watch import Evaluator, Watch, Window
 from bertsmith.text.wordpiece import Tokenizer
 from bertsmith.train.checkpoint import (
     newest_checkpoint,
-    refuse_without_room_for_two,
+    refuse_without_room_to_keep,
     restore,
 )
 from bertsmith.train.loop import Run, loss_weights_of, train
@@ -145,7 +145,7 @@ def pretrain(
         model = new_model(corpus, settings)
         matrices = matrices_of_blocks(model)
         run = Run(model, optimizer_of(model, settings.optimizer, matrices=matrices))
-        refuse_without_room_for_two(folder.path, run)
+        refuse_without_room_to_keep(folder.checkpoints, run, settings.run.keep_checkpoints)
         state = _resume(run, corpus, folder, progress.say)
         first = stack.enter_context(FirstRank(ranks))
         trained = first.begin(run, corpus, state, settings, lambda: new_model(corpus, settings))
@@ -215,16 +215,23 @@ def _train(
     after_step: Callable[[Run, dict[str, float]], None],
     ranks: Ranks,
 ) -> None:
-    train(
-        run,
-        stream,
-        pace=pace,
-        schedule=schedule_of(settings.optimizer),
-        max_gradient_norm=settings.optimizer.max_gradient_norm,
-        seed=settings.run.seed,
-        after_step=after_step,
-        ranks=ranks,
-    )
+    try:
+        train(
+            run,
+            stream,
+            pace=pace,
+            schedule=schedule_of(settings.optimizer),
+            max_gradient_norm=settings.optimizer.max_gradient_norm,
+            seed=settings.run.seed,
+            after_step=after_step,
+            ranks=ranks,
+        )
+    except NotFiniteError as error:
+        state = stream.state
+        raise NotFiniteError(
+            f"{error} (the last examples read are those before {state.position.index:,} of epoch "
+            f"{state.position.epoch} in phase {state.phase}, drawn with seed {settings.run.seed})"
+        ) from error
 
 
 def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
