@@ -103,6 +103,24 @@ def test_dropout_masks_of_ranks_differ_from_those_of_one(by_two: Path, unbroken_
     assert any(not torch.allclose(ours[name], theirs[name], rtol=1e-3) for name in ours)
 
 
+def test_what_the_first_rank_chooses_for_a_budget_all_train(
+    tmp_path: Path, toy_corpus: Path
+) -> None:
+    out = tmp_path / "run"
+    command = ["pretrain", str(toy_corpus), "--budget", "8s", "--out", str(out), "--json"]
+    ended = run_ranks([*command, "--threads", "1", "--evaluate-examples", "8"])
+    assert ended.statuses == [0, 0], ended.said
+    assert "chosen after" in ended.said[0] and not ended.said[1]
+    chosen = json.loads((out / "choice.json").read_text())["chosen"]
+    assert chosen["tokens_per_batch"] >= 2 * 1024
+    settings = json.loads((out / "settings.json").read_text())
+    assert {name: settings[name] for name in chosen} == chosen
+    assert json.loads(ended.results[0])["steps"] > 1
+    again = run_ranks([*command, "--threads", "1", "--evaluate-examples", "8", "--resume"])
+    assert again.statuses == [0, 0], again.said
+    assert "keeps to what was chosen" in again.said[0]
+
+
 # ---------------------------------------------------------------------------------- faults
 
 

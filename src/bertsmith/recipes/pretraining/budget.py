@@ -102,8 +102,12 @@ def choose(
     run: Path,
     stopwatch: Stopwatch,
     progress: ProgressLine,
+    num_ranks: int = 1,
 ) -> dict[str, Setting]:
     """Returns the chosen settings by name; a run that has chosen before keeps to its choice.
+
+    Of several ranks the first measures, and the passes of all are taken to be as many times faster;
+    what their gradients take to travel is not counted.
 
     Args:
         corpus: of the run.
@@ -112,6 +116,7 @@ def choose(
         run: its folder, where the choice is kept.
         stopwatch: of the budget.
         progress: where it is told what was measured and chosen, and why.
+        num_ranks: that share each step.
     """
     path = run / CHOICE
     if path.is_file():
@@ -126,7 +131,8 @@ def choose(
     for size in SIZES:
         started = stopwatch.seconds()
         try:
-            trial = _try(corpus, tokenizer, choices, {**fixed, "size": size}, budget, stopwatch)
+            chosen = {**fixed, "size": size}
+            trial = _try(corpus, tokenizer, choices, chosen, budget, stopwatch, num_ranks)
         except (TooLargeError, RuntimeError, MemoryError) as error:
             if not trials or not is_lack_of_memory(error):
                 raise
@@ -162,18 +168,20 @@ def _try(
     chosen: Mapping[str, Setting],
     budget: float,
     stopwatch: Stopwatch,
+    num_ranks: int,
 ) -> Trial:
     """Returns what a size does with the batch that suits it, and what may be expected of it."""
     settings = choices.resolve(chosen)
     is_open = "tokens_per_batch" in choices.names
     if is_open:
-        smallest = max(settings.longest, BATCHES[0])
-        settings = choices.resolve({**chosen, "tokens_per_batch": smallest})
+        smallest = {"tokens_per_batch": max(settings.longest, BATCHES[0])}
+        settings = choices.resolve({**chosen, **smallest})
     pass_seconds, optimizer_seconds = measure(corpus, tokenizer, settings)
+    pass_seconds /= num_ranks
     left = max(0.0, budget - stopwatch.seconds())
-    batch = settings.run.tokens_per_batch
+    batch = num_ranks * settings.run.tokens_per_batch if is_open else settings.run.tokens_per_batch
     if is_open:
-        sizes = [batch, *(each for each in BATCHES if each > batch)]
+        sizes = [batch, *(num_ranks * each for each in BATCHES if num_ranks * each > batch)]
         batch = suitable_batch(sizes, pass_seconds, optimizer_seconds, left)
     speed = batch / (batch * pass_seconds + optimizer_seconds)
     tokens = max(1.0, speed * left)

@@ -25,7 +25,7 @@ from bertsmith.model.kinds import PretrainingModel, matrices_of_blocks
 from bertsmith.model.memory import keep_freed_memory
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.pretraining.alarms import Alarms
-from bertsmith.recipes.pretraining.budget import Choices, choose
+from bertsmith.recipes.pretraining.budget import Choices, Setting, choose
 from bertsmith.recipes.pretraining.checks import check_start, first_sequences, joined
 from bertsmith.recipes.pretraining.corpora import losses
 from bertsmith.recipes.pretraining.data import (
@@ -122,17 +122,15 @@ def pretrain(
         stack.enter_context(stopped_at_once(out))
         ranks = stack.enter_context(join_ranks(place, settings.ranks.timeout_seconds))
         if ranks.rank:
-            return _follow(ranks, settings)
+            return _follow(ranks, settings, choices, vocab, place)
         again = resume or place.restarts > 0
         folder = stack.enter_context(open_run_folder(out, resume=again))
         progress = stack.enter_context(ProgressLine())
         corpus, tokenizer = find_corpus(sources, settings, vocab, folder, progress)
-        if choices is not None and ranks.count > 1:
-            progress.say("nothing is measured on several ranks: size and batch are the recipe's")
-        elif choices is not None:
-            chosen = choose(
-                corpus, tokenizer, choices, folder.path, Stopwatch(0.0, began), progress
-            )
+        chosen: dict[str, Setting] = {}
+        if choices is not None:
+            spent = Stopwatch(0.0, began)
+            chosen = choose(corpus, tokenizer, choices, folder.path, spent, progress, ranks.count)
             settings = choices.resolve(chosen)
             check_settings(settings, vocab, place)
         table = inputs | settings.to_mapping()
@@ -148,7 +146,9 @@ def pretrain(
         refuse_without_room_to_keep(folder.checkpoints, run, settings.run.keep_checkpoints)
         state = _resume(run, corpus, folder, progress.say)
         first = stack.enter_context(FirstRank(ranks))
-        trained = first.begin(run, corpus, state, settings, lambda: new_model(corpus, settings))
+        trained = first.begin(
+            run, corpus, state, settings, chosen, lambda: new_model(corpus, settings)
+        )
         evaluator = first.evaluator(_evaluator(corpus, tokenizer, settings, progress.say))
         stopwatch = Stopwatch(state.get("seconds", 0.0), began)
         ending = Ending(state.get("ending_seconds", 0.0))
@@ -234,11 +234,20 @@ def _train(
         ) from error
 
 
-def _follow(ranks: Any, settings: PretrainSettings) -> dict[str, Any]:
+def _follow(
+    ranks: Any,
+    settings: PretrainSettings,
+    choices: Choices | None,
+    vocab: Path | None,
+    place: Place,
+) -> dict[str, Any]:
     """Trains beside the first rank, which does all the rest; returns nothing."""
     with ExitStack() as stack:
         other = stack.enter_context(OtherRank(ranks))
-        corpus, state = other.begin(settings.run)
+        corpus, state, chosen = other.begin(settings.run)
+        if choices is not None:
+            settings = choices.resolve(chosen)
+            check_settings(settings, vocab, place)
         tokenizer = corpus.read_tokenizer()
         run = other.join(settings, lambda: new_model(corpus, settings))
         model = cast(PretrainingModel, run.model)

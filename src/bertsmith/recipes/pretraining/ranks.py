@@ -98,6 +98,7 @@ class FirstRank(_Rank):
         corpus: Corpus | Mixture,
         state: Mapping[str, Any],
         settings: PretrainSettings,
+        chosen: Mapping[str, int | str],
         new_model: Callable[[], nn.Module],
     ) -> Run:
         """Gives the others the state of `run`; returns the run to train, which may be sharded.
@@ -107,6 +108,7 @@ class FirstRank(_Rank):
             corpus: that all are to read.
             state: what the checkpoint held besides.
             settings: the optimizer's and those of the ranks.
+            chosen: settings that this rank has chosen for all.
             new_model: makes such a model.
         """
         self._whole = self._trained = run
@@ -114,7 +116,7 @@ class FirstRank(_Rank):
             return run
         needed = {name: state[name] for name in ("stream",) if name in state}
         places = [str(place.resolve()) for place in places_of(corpus)]
-        told = {"corpora": places, "fingerprint": corpus.fingerprint}
+        told = {"corpora": places, "fingerprint": corpus.fingerprint, "chosen": dict(chosen)}
         self.ranks.of_first(_START, lambda: told | {"step": run.step, "state": needed})
         if settings.ranks.shard_model:
             self._trained = _sharded(self.ranks, run, settings.optimizer, new_model, run.step)
@@ -178,8 +180,12 @@ class FirstRank(_Rank):
 class OtherRank(_Rank):
     """Any rank but the first; a context manager for its whole sitting."""
 
-    def begin(self, config: PretrainConfig) -> tuple[Corpus | Mixture, dict[str, Any]]:
-        """Waits until the first rank has the corpora; returns them, and where reading stands.
+    def begin(
+        self, config: PretrainConfig
+    ) -> tuple[Corpus | Mixture, dict[str, Any], dict[str, Any]]:
+        """Waits until the first rank has the corpora; returns them, and what it tells of the run.
+
+        That is where reading stands, and the settings that it has chosen.
 
         Raises:
             MissingInputError: a corpus is not there on this machine.
@@ -201,7 +207,7 @@ class OtherRank(_Rank):
                 f"and {told['fingerprint'][:16]} for the first; give all machines the same"
             )
         self._step = int(told["step"])
-        return corpus, told["state"]
+        return corpus, told["state"], told["chosen"]
 
     def join(self, settings: PretrainSettings, new_model: Callable[[], nn.Module]) -> Run:
         """Returns a run in the state of the first rank's."""
