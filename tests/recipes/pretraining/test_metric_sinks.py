@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -130,6 +131,9 @@ def test_tensorboard_shows_the_rows(tmp_path: Path, toy_corpus: Path) -> None:
 
     out = tmp_path / "run"
     pretrain([str(toy_corpus)], out, watched("tensorboard", log_every=1))
+    for step in (3, 4):  # as if it had been killed after step 2, and what follows is logged again
+        shutil.rmtree(out / f"checkpoints/step-{step:08d}")
+    pretrain([str(toy_corpus)], out, watched("tensorboard", log_every=1), resume=True)
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     expected = [row for row in metrics_of(out) if row["split"] == "train"]

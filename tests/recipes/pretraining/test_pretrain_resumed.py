@@ -272,6 +272,14 @@ def test_a_run_is_not_resumed_with_other_settings(
         pretrain([str(toy_corpus)], out, settings_with(**changes), resume=True)
 
 
+def test_the_same_path_in_another_spelling_is_the_same_input(
+    tmp_path: Path, unbroken_run: Path, toy_corpus: Path
+) -> None:
+    out = as_killed_after(unbroken_run, STEPS, tmp_path / "run")
+    spelt = f"{toy_corpus.parent}/./{toy_corpus.name}/"
+    assert pretrain([spelt], out, SETTINGS, resume=True)["steps"] == STEPS
+
+
 def test_text_that_cannot_be_read_does_not_block_the_folder(
     tmp_path: Path, toy_vocabulary: Path
 ) -> None:

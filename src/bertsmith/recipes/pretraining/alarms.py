@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,8 @@ class Alarms:
     config: WatchConfig
     run: PretrainConfig
     weights: Mapping[str, float] = field(default_factory=dict)  # of losses in the objective
-    losses: list[float] = field(default_factory=list)  # of the train rows
+    # Of the newest train rows, as many as the median is of, and one.
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=MEDIAN_ROWS + 1))
     is_plateau_told: bool = False
 
     @classmethod
@@ -76,7 +78,7 @@ class Alarms:
 
     def _ratio(self) -> float:
         """Returns the last loss over the median of those before it."""
-        *before, last = self.losses[-MEDIAN_ROWS - 1 :] or [0.0]
+        *before, last = self.losses or [0.0]
         return last / statistics.median(before) if len(before) >= FEWEST_ROWS else 1.0
 
 

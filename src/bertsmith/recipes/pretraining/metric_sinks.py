@@ -44,9 +44,14 @@ class Mirror:
     """Sends rows on to a sink, if there is one, until it fails. Use it as a context manager."""
 
     def __init__(
-        self, name: str | None, run: Path, settings: Mapping[str, Any], say: Callable[[str], None]
+        self,
+        name: str | None,
+        run: Path,
+        settings: Mapping[str, Any],
+        say: Callable[[str], None],
+        step: int = 0,
     ) -> None:
-        """Opens the sink of that name for a run.
+        """Opens the sink of that name for a run that goes on after `step`.
 
         Raises:
             MissingInputError: it cannot be opened.
@@ -57,7 +62,7 @@ class Mirror:
         self._sink: Sink | None = None
         if name is not None:
             try:
-                self._sink = OPENERS[name](run, settings)
+                self._sink = OPENERS[name](run, settings, step)
             except Exception as error:  # of a foreign package: anything
                 raise MissingInputError(
                     f"log_to is {name}, which cannot be opened ({_short(error)}); mend that, or "
@@ -98,10 +103,11 @@ class Mirror:
             )
 
 
-def _tensorboard(run: Path, settings: Mapping[str, Any]) -> Sink:
+def _tensorboard(run: Path, settings: Mapping[str, Any], step: int) -> Sink:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(run / "tensorboard"))
+    # What was logged after the step that a run goes on from is no longer shown.
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def log(figures: dict[str, float], step: int) -> None:
         for name, value in figures.items():
@@ -111,7 +117,7 @@ def _tensorboard(run: Path, settings: Mapping[str, Any]) -> Sink:
     return Sink(log, writer.close)
 
 
-def _wandb(run: Path, settings: Mapping[str, Any]) -> Sink:
+def _wandb(run: Path, settings: Mapping[str, Any], step: int) -> Sink:
     import wandb
 
     opened = wandb.init(
@@ -120,7 +126,7 @@ def _wandb(run: Path, settings: Mapping[str, Any]) -> Sink:
     return Sink(lambda figures, step: opened.log(figures, step=step), opened.finish)
 
 
-def _mlflow(run: Path, settings: Mapping[str, Any]) -> Sink:
+def _mlflow(run: Path, settings: Mapping[str, Any], step: int) -> Sink:
     import mlflow
 
     mlflow.set_experiment(PROJECT)
@@ -129,14 +135,14 @@ def _mlflow(run: Path, settings: Mapping[str, Any]) -> Sink:
     return Sink(lambda figures, step: mlflow.log_metrics(figures, step=step), mlflow.end_run)
 
 
-def _trackio(run: Path, settings: Mapping[str, Any]) -> Sink:
+def _trackio(run: Path, settings: Mapping[str, Any], step: int) -> Sink:
     import trackio
 
     trackio.init(project=PROJECT, name=run.name, config=dict(settings), resume="allow")
     return Sink(lambda figures, step: trackio.log(figures, step=step), trackio.finish)
 
 
-OPENERS: dict[str, Callable[[Path, Mapping[str, Any]], Sink]] = {
+OPENERS: dict[str, Callable[[Path, Mapping[str, Any], int], Sink]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "mlflow": _mlflow,

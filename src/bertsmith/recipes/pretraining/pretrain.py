@@ -7,6 +7,7 @@ Source: Devlin et al. 2019, section 3.1 and appendix A.2; `run_pretraining.py`.
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +114,7 @@ def pretrain(
     began = time.monotonic() if began is None else began
     require_sink(settings.watch.log_to)
     place = place_of_this_process()
-    inputs = {"data": list(sources), "vocab": str(vocab) if vocab else None}
+    inputs = {"data": list(map(_spelt, sources)), "vocab": str(vocab) if vocab else None}
     vocab = checked_start(settings, vocab, ProgressLine().say)
     check_settings(settings, vocab, place)
     torch.set_num_threads(settings.run.threads or place.threads)
@@ -134,9 +135,6 @@ def pretrain(
             settings = choices.resolve(chosen)
             check_settings(settings, vocab, place)
         table = inputs | settings.to_mapping()
-        mirror = stack.enter_context(
-            Mirror(settings.watch.log_to, folder.path, table, progress.say)
-        )
         folder.settle(
             table, may_change=MAY_CHANGE, say=progress.say, unnamed=settings.defaults().to_mapping()
         )
@@ -145,6 +143,9 @@ def pretrain(
         run = Run(model, optimizer_of(model, settings.optimizer, matrices=matrices))
         refuse_without_room_to_keep(folder.checkpoints, run, settings.run.keep_checkpoints)
         state = _resume(run, corpus, folder, progress.say)
+        mirror = stack.enter_context(
+            Mirror(settings.watch.log_to, folder.path, table, progress.say, run.step)
+        )
         first = stack.enter_context(FirstRank(ranks))
         trained = first.begin(
             run, corpus, state, settings, chosen, lambda: new_model(corpus, settings)
@@ -205,6 +206,11 @@ def pretrain(
             _train(trained, stream, settings, pace, first.after_step(watch.after_step), ranks)
             with first.leading():
                 return watch.finish(run) | losses(corpus, settings.run)
+
+
+def _spelt(source: str) -> str:
+    """Returns a path in one of its spellings, so that t.txt and ./t.txt are the same input."""
+    return source if "://" in source else os.path.normpath(source)
 
 
 def _train(
