@@ -1,7 +1,8 @@
 """What `--recipe` stands for: the settings of each recipe, one line a choice, with its reason.
 
 A recipe is a table of defaults: it fills in what was not set by a flag or in a settings file.
-`docs/decisions/modern-recipe.md` has the experiments that our numbers come from.
+`docs/decisions/modern-recipe.md` has the experiments that our numbers come from, and says which
+choices were taken over from others unmeasured.
 """
 
 from __future__ import annotations
