@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from bertsmith.config import bert_of_size
 from bertsmith.model.bert import Block
-from bertsmith.model.electra import BertForReplacedTokens, narrowed
+from bertsmith.model.electra import ForReplacedTokens, narrowed
 from bertsmith.model.names import to_published
 
 
 @pytest.fixture
-def model() -> BertForReplacedTokens:
+def model() -> ForReplacedTokens:
     torch.manual_seed(0)
-    made = BertForReplacedTokens(TINY, 0.5)
+    made = ForReplacedTokens(TINY, 0.5)
     with torch.no_grad():
         made.generator.bias.normal_()
         made.score.weight.mul_(20)  # so that its answers differ
@@ -39,7 +39,7 @@ def electra_config(hidden_size: int) -> transformers.ElectraConfig:
     return transformers.ElectraConfig(**(narrow.to_mapping() | shared))
 
 
-def published_encoder(model: BertForReplacedTokens) -> dict[str, Tensor]:
+def published_encoder(model: ForReplacedTokens) -> dict[str, Tensor]:
     named = to_published({f"encoder.{name}": x for name, x in model.encoder.state_dict().items()})
     return {name.replace("bert.", "electra.", 1): tensor for name, tensor in named.items()}
 
@@ -60,7 +60,7 @@ def theirs_reads(theirs: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 def test_what_is_detected_agrees_with_transformers(
-    model: BertForReplacedTokens, batch: dict[str, Tensor]
+    model: ForReplacedTokens, batch: dict[str, Tensor]
 ) -> None:
     weights = published_encoder(model) | {
         "discriminator_predictions.dense.weight": model.dense.weight,
@@ -75,7 +75,7 @@ def test_what_is_detected_agrees_with_transformers(
 
 
 def test_the_generators_loss_agrees_with_transformers(
-    model: BertForReplacedTokens, batch: dict[str, Tensor]
+    model: ForReplacedTokens, batch: dict[str, Tensor]
 ) -> None:
     generator = model.generator
     embeddings = {
@@ -106,7 +106,7 @@ def test_the_generators_loss_agrees_with_transformers(
 
 
 def test_what_is_put_in_is_drawn_as_the_generator_says(
-    model: BertForReplacedTokens, monkeypatch: pytest.MonkeyPatch, batch: dict[str, Tensor]
+    model: ForReplacedTokens, monkeypatch: pytest.MonkeyPatch, batch: dict[str, Tensor]
 ) -> None:
     """Hidden pieces alone are replaced; one drawn right is not called replaced."""
     seen: list[Tensor] = []
@@ -134,7 +134,7 @@ def test_what_is_put_in_is_drawn_as_the_generator_says(
     assert_agree(sums["rtd_loss"], expected)
 
 
-def test_pieces_are_drawn_with_their_probabilities(model: BertForReplacedTokens) -> None:
+def test_pieces_are_drawn_with_their_probabilities(model: ForReplacedTokens) -> None:
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(20_000, 4)
     torch.manual_seed(3)
     drawn = model.train().drawn(logits)
@@ -143,7 +143,7 @@ def test_pieces_are_drawn_with_their_probabilities(model: BertForReplacedTokens)
 
 
 def test_evaluation_draws_the_same_every_time(
-    model: BertForReplacedTokens, batch: dict[str, Tensor]
+    model: ForReplacedTokens, batch: dict[str, Tensor]
 ) -> None:
     with torch.no_grad():
         first, second = model(**batch), model(**batch)
@@ -151,7 +151,7 @@ def test_evaluation_draws_the_same_every_time(
 
 
 def test_both_halves_learn_the_shared_vectors_and_no_gradient_goes_through_the_draws(
-    model: BertForReplacedTokens, batch: dict[str, Tensor]
+    model: ForReplacedTokens, batch: dict[str, Tensor]
 ) -> None:
     sums = model(**batch)
     sums["rtd_loss"].backward()
@@ -164,7 +164,7 @@ def test_both_halves_learn_the_shared_vectors_and_no_gradient_goes_through_the_d
 def test_a_directed_generator_begins_as_a_directed_encoder_of_its_width() -> None:
     """What it reads keeps its size, like states read one another, and values go on at full size."""
     torch.manual_seed(0)
-    generator = BertForReplacedTokens(bert_of_size("L2-H256-A4", vocab_size=50), 0.5).generator
+    generator = ForReplacedTokens(bert_of_size("L2-H256-A4", vocab_size=50), 0.5).generator
     generator.begin_directed()
     states = generator.project(torch.randn(500, 256)).detach()
     assert states.std() == pytest.approx(1.0, abs=0.05)

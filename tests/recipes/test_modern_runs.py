@@ -118,7 +118,6 @@ def test_directed_positions_are_refused_where_there_are_none() -> None:
     "examples",
     [
         ExamplesConfig(objective="lm", sentence_task="none"),
-        ExamplesConfig(objective="rtd", sentence_task="none"),
         ExamplesConfig(sentence_task="sop"),
     ],
 )

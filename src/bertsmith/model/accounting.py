@@ -11,7 +11,7 @@ from torch import nn
 
 from bertsmith.config import EncoderConfig, ExamplesConfig, ModernBertConfig
 from bertsmith.model.bert import Bert
-from bertsmith.model.electra import BertForReplacedTokens
+from bertsmith.model.electra import ForReplacedTokens
 from bertsmith.model.kinds import PretrainingModel, WithPieceHead, pretraining_model_of
 from bertsmith.model.published import AnyModel, encoder_in
 
@@ -109,11 +109,7 @@ def flops_per_token(
     share = masked_share
     if share is None:
         share = 1.0 if config.is_decoder else ExamplesConfig().masked_lm_prob
-    read = [sequence_length] * config.num_hidden_layers
-    if isinstance(config, ModernBertConfig):
-        windows = map(config.window_of, range(config.num_hidden_layers))
-        read = [sequence_length if w is None else min(sequence_length, 2 * w + 1) for w in windows]
-    forward = float(sum(2 * config.block_weights + 4 * tokens * hidden for tokens in read))
+    forward = float(_flops_of_blocks(config, sequence_length))
     if isinstance(model, WithPieceHead):
         forward += share * 2 * (hidden**2 + hidden * config.vocab_size)
     # The modern masked-piece head is the pooler, and is counted above.
@@ -121,18 +117,27 @@ def flops_per_token(
     if encoder_in(model).pooler is not None and not is_counted:
         forward += 2 * hidden**2 / sequence_length
     beside = 0.0
-    if isinstance(model, BertForReplacedTokens):
+    if isinstance(model, ForReplacedTokens):
         beside = _flops_of_replacing(model, sequence_length, share)
     return {"inference": forward, "training": 3 * (forward + beside)}
 
 
+def _flops_of_blocks(config: EncoderConfig, sequence_length: int) -> int:
+    """Returns what all blocks take for one token, forward."""
+    read = [sequence_length] * config.num_hidden_layers
+    if isinstance(config, ModernBertConfig):
+        windows = map(config.window_of, range(config.num_hidden_layers))
+        read = [sequence_length if w is None else min(sequence_length, 2 * w + 1) for w in windows]
+    return sum(2 * config.block_weights + 4 * tokens * config.hidden_size for tokens in read)
+
+
 def _flops_of_replacing(
-    model: BertForReplacedTokens, sequence_length: int, masked_share: float
+    model: ForReplacedTokens, sequence_length: int, masked_share: float
 ) -> float:
     """Returns what the generator and the detection take for one token, forward."""
     hidden, narrow = model.config.hidden_size, model.generator.config
     width = narrow.hidden_size
-    blocks = narrow.num_hidden_layers * (2 * narrow.block_weights + 4 * sequence_length * width)
+    blocks = _flops_of_blocks(narrow, sequence_length)
     pieces = masked_share * 2 * (width * hidden + hidden * model.config.vocab_size)
     detection = 2 * (hidden**2 + hidden)
     return 2 * hidden * width + blocks + pieces + detection
@@ -159,7 +164,7 @@ def memory_bytes(
     if isinstance(model, PretrainingModel):
         masked = int(tokens_per_batch * ExamplesConfig().masked_lm_prob)
         logits = BYTES * min(masked * config.vocab_size, 1 << 24) * 2
-        if isinstance(model, BertForReplacedTokens):
+        if isinstance(model, ForReplacedTokens):
             kept += _kept_bytes(model.generator.config, sequence_length, tokens_per_batch)
             logits += BYTES * masked * config.vocab_size * 3  # scores, shares and their sums
     return {"inference": weights + widest, "training": 4 * weights + kept + logits}

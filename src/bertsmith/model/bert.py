@@ -125,7 +125,7 @@ class Bert(nn.Module):
         Raises:
             DataError: a piece, segment or position is not one that the model knows.
         """
-        hidden, layout, noise = self.begin(piece_ids, segment_ids, position_ids, sequence_starts)
+        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
         for block in self.blocks:
             hidden = block(hidden, layout, noise)  # [T, H]
         return layout.restore(hidden)  # [T, H]
@@ -134,7 +134,7 @@ class Bert(nn.Module):
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> list[Tensor]:
         """Returns the embeddings and the states of every block, each [T, H]; see `forward`."""
-        hidden, layout, noise = self.begin(piece_ids, segment_ids, position_ids, sequence_starts)
+        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
         states = [hidden]
         for block in self.blocks:
             states.append(block(states[-1], layout, noise))  # [T, H]
@@ -165,11 +165,33 @@ class Bert(nn.Module):
             return hidden.index_select(
                 0, sequence_starts[1:].to(hidden.device).long() - 1
             )  # [S, H]
-        hidden, layout, noise = self.begin(piece_ids, segment_ids, position_ids, sequence_starts)
+        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
         for block in self.blocks[:-1]:
             hidden = block(hidden, layout, noise)  # [T, H]
         last = cast(Block, self.blocks[-1])
         return last.of_firsts(hidden, layout, noise)  # [S, H]
+
+    def through(
+        self,
+        first: nn.Module,
+        blocks: nn.ModuleList,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+    ) -> Tensor:
+        """Returns what other blocks of this kind make of the embeddings; see `forward`. [T, G]
+
+        Args:
+            first: brings embeddings to the width of the blocks. [T, H] -> [T, G]
+            blocks: in the place of the encoder's own.
+            piece_ids, segment_ids, position_ids, sequence_starts: see `forward`.
+        """
+        hidden, layout, noise = self._embed(piece_ids, segment_ids, position_ids, sequence_starts)
+        hidden = first(hidden)  # [T, G]
+        for block in blocks:
+            hidden = block(hidden, layout, noise)  # [T, G]
+        return layout.restore(hidden)  # [T, G]
 
     def pool(self, firsts: Tensor) -> Tensor:
         """Returns one vector for each sequence from the state of its first token. [S, H]"""
@@ -192,7 +214,7 @@ class Bert(nn.Module):
         """Returns what a layer that labels tokens reads of their states: these. [M, H]"""
         return hidden
 
-    def begin(
+    def _embed(
         self, piece_ids: Tensor, segment_ids: Tensor, position_ids: Tensor, sequence_starts: Tensor
     ) -> tuple[Tensor, Layout, Noise | None]:
         """Returns what blocks read: states in the layout's order [T, H], the layout, the noise."""

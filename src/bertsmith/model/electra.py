@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bertsmith.config import BertConfig
+from bertsmith.config import BertConfig, EncoderConfig
 from bertsmith.model.bert import Bert, Block, activate, direct_blocks, initialize
 from bertsmith.model.heads import piece_loss
+from bertsmith.model.modern import ModernBert, ModernBlock, initialize_cut, initialize_modern
 
 DETECTION_WEIGHT = 50.0  # of the detection's loss beside the generator's; section 3.1
 _DRAWS_OF_EVALUATION = 0  # seed of what the generator puts in where nothing is trained
@@ -30,31 +31,49 @@ _DRAWS_OF_EVALUATION = 0  # seed of what the generator puts in where nothing is 
 class Generator(nn.Module):
     """A narrow encoder on the embeddings of a wider one, with a head that predicts pieces.
 
+    It is of the wider one's kind. Blocks that have their norms before the sums, so that nobody has
+    normalised what the last one gives, are followed by a norm.
+
     Source: Clark et al. 2020, sections 3.2 (shared embeddings) and 3.3 (a fourth of the width).
     """
 
-    def __init__(self, config: BertConfig, share: float) -> None:
+    def __init__(self, config: EncoderConfig, share: float) -> None:
         """Draws new weights; `share` is the width as a share of the encoder's, in whole heads."""
         super().__init__()
         narrow = narrowed(config, share)
         self.config = narrow
         self.project = nn.Linear(config.hidden_size, narrow.hidden_size)
-        self.blocks = nn.ModuleList(Block(narrow) for _ in range(narrow.num_hidden_layers))
+        numbers = range(narrow.num_hidden_layers)
+        self.blocks = nn.ModuleList()
+        self.last_norm: nn.Module = nn.Identity()
+        if isinstance(narrow, BertConfig):
+            self.blocks.extend(Block(narrow) for _ in numbers)
+            epsilon, self.activation = narrow.layer_norm_eps, narrow.hidden_act
+        else:  # none is the first of an encoder: what it reads is not normalised
+            self.blocks.extend(ModernBlock(narrow, 1 + number) for number in numbers)
+            epsilon, self.activation = narrow.norm_eps, narrow.classifier_activation
+            self.last_norm = nn.LayerNorm(narrow.hidden_size, epsilon, bias=narrow.norm_bias)
         self.widen = nn.Linear(narrow.hidden_size, config.hidden_size)
-        self.activation = config.hidden_act
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = nn.LayerNorm(config.hidden_size, epsilon)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        initialize(self, config.initializer_range)
+        if isinstance(narrow, BertConfig):
+            initialize(self, narrow.initializer_range)
+        else:
+            initialize_modern(self, narrow)
+            initialize_cut([self.project, self.widen], narrow.initializer_range, narrow)
 
     def begin_directed(self) -> None:
         """Draws weights anew so that its attention begins as that of an encoder so begun.
 
         It reads the same positions, and what it reads keeps its size on the way to its width.
         """
+        assert isinstance(self.config, BertConfig), "a modern encoder does not begin directed"
         nn.init.normal_(self.project.weight, std=self.project.in_features**-0.5)
         direct_blocks(self.blocks, self.config)
 
-    def forward(self, encoder: Bert, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:
+    def forward(
+        self, encoder: Bert | ModernBert, batch: Mapping[str, Tensor], positions: Tensor
+    ) -> Tensor:
         """Returns the states that are compared with every piece's vector. [M, H]
 
         Args:
@@ -62,31 +81,35 @@ class Generator(nn.Module):
             batch: the arguments of `Bert.forward`.
             positions: tokens to predict, counted over the whole batch. int64 [M]
         """
-        hidden, layout, noise = encoder.begin(**batch)
-        hidden = self.project(hidden)  # [T, G]
-        for block in self.blocks:
-            hidden = block(hidden, layout, noise)  # [T, G]
-        states = self.widen(layout.restore(hidden).index_select(0, positions))  # [M, H]
+        hidden = encoder.through(self.project, self.blocks, **batch)  # [T, G]
+        states = self.widen(self.last_norm(hidden.index_select(0, positions)))  # [M, H]
         return self.norm(activate(states, self.activation))  # [M, H]
 
 
-class BertForReplacedTokens(nn.Module):
-    """The encoder with a generator beside it; what is kept of both is the encoder.
+class ForReplacedTokens(nn.Module):
+    """An encoder of either kind with a generator beside it; what is kept of both is the encoder.
 
     `loss_weights` says how often the loss of each name counts in the objective.
     """
 
     loss_weights: Mapping[str, float] = {"rtd_loss": DETECTION_WEIGHT}
 
-    def __init__(self, config: BertConfig, generator_share: float = 0.25) -> None:
+    def __init__(self, config: EncoderConfig, generator_share: float = 0.25) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Bert(config, with_pooler=False)
+        self.encoder: Bert | ModernBert = (
+            Bert(config, with_pooler=False)
+            if isinstance(config, BertConfig)
+            else ModernBert(config, with_pooler=False)
+        )
         self.generator = Generator(config, generator_share)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.score = nn.Linear(config.hidden_size, 1)
-        for part in (self.dense, self.score):
-            initialize(part, config.initializer_range)
+        if isinstance(config, BertConfig):
+            for part in (self.dense, self.score):
+                initialize(part, config.initializer_range)
+        else:
+            initialize_cut([self.dense, self.score], config.initializer_range, config)
 
     def forward(
         self,
@@ -159,7 +182,8 @@ class BertForReplacedTokens(nn.Module):
     ) -> Tensor:
         """Returns a score for each token, above 0 where it is likelier put in than not. [T]"""
         hidden = self.encoder(piece_ids, segment_ids, position_ids, sequence_starts)  # [T, H]
-        return self.score(activate(self.dense(hidden), self.config.hidden_act)).squeeze(1)  # [T]
+        states = activate(self.dense(hidden), self.generator.activation)  # [T, H]
+        return self.score(states).squeeze(1)  # [T]
 
     def counts(self, *, piece_ids: Tensor, masked_positions: Tensor, **_: Tensor) -> dict[str, int]:
         """Returns how many things each sum of `forward` is over."""
@@ -189,8 +213,11 @@ class BertForReplacedTokens(nn.Module):
         )
 
 
-def narrowed(config: BertConfig, share: float) -> BertConfig:
-    """Returns the shape of a generator: as deep, and as wide as so large a share of the heads."""
+def narrowed(config: EncoderConfig, share: float) -> EncoderConfig:
+    """Returns the shape of a generator: as deep, and as wide as so large a share of the heads.
+
+    A head has the size of the encoder's, so that places turn both by the same angles.
+    """
     size = config.hidden_size // config.num_attention_heads
     heads = max(1, round(config.num_attention_heads * share))
     return replace(

@@ -11,7 +11,7 @@ from torch import nn
 from bertsmith.config import BertConfig, EncoderConfig
 from bertsmith.model.attention import SelfAttention
 from bertsmith.model.bert import Bert, Block, initialize
-from bertsmith.model.electra import BertForReplacedTokens, Generator
+from bertsmith.model.electra import ForReplacedTokens, Generator
 from bertsmith.model.heads import BertForPreTraining
 from bertsmith.model.modern import (
     ModernBert,
@@ -24,7 +24,7 @@ from bertsmith.model.modern_heads import ModernBertForPreTraining
 
 Encoder = Bert | ModernBert
 WithPieceHead = BertForPreTraining | ModernBertForPreTraining
-PretrainingModel = WithPieceHead | BertForReplacedTokens
+PretrainingModel = WithPieceHead | ForReplacedTokens
 
 
 def encoder_of(config: EncoderConfig, with_pooler: bool = True) -> Encoder:
@@ -55,14 +55,14 @@ def pretraining_model_of(config: EncoderConfig, next_sentence: bool = True) -> W
     return ModernBertForPreTraining(config)
 
 
-def kept_of(model: PretrainingModel) -> WithPieceHead | Bert:
+def kept_of(model: PretrainingModel) -> WithPieceHead | Encoder:
     """Returns what of a pre-trained model a folder keeps: all, or the encoder beside a generator.
 
     A generator has done its work when the encoder is trained.
 
     Source: Clark et al. 2020, ELECTRA, section 2.
     """
-    return model.encoder if isinstance(model, BertForReplacedTokens) else model
+    return model.encoder if isinstance(model, ForReplacedTokens) else model
 
 
 def take_pooler(encoder: Encoder, other: Encoder) -> None:

@@ -210,6 +210,28 @@ class ModernBert(nn.Module):
         places = positions if layout.inverse is None else layout.inverse.index_select(0, positions)
         return self.norm(self.blocks[-1](hidden, sights[-1], noise, places))  # [M, H]
 
+    def through(
+        self,
+        first: nn.Module,
+        blocks: nn.ModuleList,
+        piece_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        sequence_starts: Tensor,
+    ) -> Tensor:
+        """Returns what other blocks of this kind make of the embeddings; see `forward`. [T, G]
+
+        Args:
+            first: brings embeddings to the width of the blocks. [T, H] -> [T, G]
+            blocks: in the place of the encoder's own, as many, with heads of the same size.
+            piece_ids, segment_ids, position_ids, sequence_starts: see `forward`.
+        """
+        hidden, layout, sights, noise = self._embed(piece_ids, position_ids, sequence_starts)
+        hidden = first(hidden)  # [T, G]
+        for block, sight in zip(blocks, sights, strict=True):
+            hidden = block(hidden, sight, noise)  # [T, G]
+        return layout.restore(hidden)  # [T, G]
+
     def pool(self, states: Tensor) -> Tensor:
         """Returns what a task's layer reads of states. [M, H] -> [M, H]"""
         assert self.pooler is not None, "this encoder was made without its prediction head"

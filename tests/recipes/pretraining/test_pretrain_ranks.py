@@ -103,6 +103,23 @@ def test_dropout_masks_of_ranks_differ_from_those_of_one(by_two: Path, unbroken_
     assert any(not torch.allclose(ours[name], theirs[name], rtol=1e-3) for name in ours)
 
 
+def test_replaced_pieces_are_drawn_by_every_rank_for_its_share(
+    tmp_path: Path, toy_corpus: Path
+) -> None:
+    """The same examples as one rank reads; the dice differ, and with them the losses a little."""
+    examples = {"objective": "rtd", "sentence_task": "none", **EXACT}
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run_ranks(arguments([toy_corpus], one, **examples), count=1).statuses == [0]
+    assert run_ranks(arguments([toy_corpus], two, **examples)).statuses == [0, 0]
+    for our, their in zip(measured(two), measured(one), strict=True):
+        assert our["tokens"] == their["tokens"]
+        assert our["mlm_loss"] == pytest.approx(their["mlm_loss"], rel=0.02)
+        assert our["rtd_loss"] == pytest.approx(their["rtd_loss"], rel=0.25)
+    again = as_killed_after(two, 5, tmp_path / "again")
+    assert run_ranks(arguments([toy_corpus], again, "--resume", **examples)).statuses == [0, 0]
+    assert weights_of(again) == weights_of(two)
+
+
 def test_what_the_first_rank_chooses_for_a_budget_all_train(
     tmp_path: Path, toy_corpus: Path
 ) -> None:

@@ -26,14 +26,15 @@ from tests.recipes.toy_text import write_text
 from torch import Tensor
 
 from bertsmith.cli import main
-from bertsmith.config import BertConfig, ExamplesConfig, OptimizerConfig
+from bertsmith.config import BertConfig, ExamplesConfig, OptimizerConfig, RanksConfig
 from bertsmith.data.framing import frame
 from bertsmith.data.packing import PackedBatch, pack_texts
 from bertsmith.data.shards import open_corpus
 from bertsmith.errors import ConfigError, DataError, SelfCheckError
 from bertsmith.folder import load_model
 from bertsmith.model.bert import Bert, begin_directed
-from bertsmith.model.electra import BertForReplacedTokens
+from bertsmith.model.electra import ForReplacedTokens
+from bertsmith.model.modern import ModernBert
 from bertsmith.predict import load
 from bertsmith.recipes.evaluate import evaluate
 from bertsmith.recipes.finetuning.finetune import finetune
@@ -66,6 +67,10 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"layout": "packed", "masked_units": "spans", "generator_share": 1.0},
         {"accumulate": 2, "first_tokens_per_batch": 60, "initialization": "silent"},
     ),
+    "modern": (
+        {"layout": "packed", "generator_share": 0.5},
+        {"architecture": "modern", "size": "L2-H32-A2", "initialization": "silent"},
+    ),
 }
 
 
@@ -92,19 +97,19 @@ def run(tmp_path_factory: pytest.TempPathFactory, toy_corpus: Path) -> Path:
     return out
 
 
-def trained_model(run: Path, corpus: Path) -> BertForReplacedTokens:
+def trained_model(run: Path, corpus: Path) -> ForReplacedTokens:
     """Returns the whole model of a run's newest checkpoint."""
     model = new_model(open_corpus(corpus), settings_of())
-    assert isinstance(model, BertForReplacedTokens)
+    assert isinstance(model, ForReplacedTokens)
     newest = newest_checkpoint(run / "checkpoints", lambda _: None)
     assert newest is not None
     model.load_state_dict(load_file(newest.folder / "model.safetensors"))
     return model.eval()
 
 
-def a_model(config: BertConfig = TINY) -> BertForReplacedTokens:
+def a_model(config: BertConfig = TINY) -> ForReplacedTokens:
     torch.manual_seed(0)
-    return BertForReplacedTokens(config, 0.5)
+    return ForReplacedTokens(config, 0.5)
 
 
 def batch_of(lengths: list[int], config: BertConfig = TINY) -> PackedBatch:
@@ -162,7 +167,7 @@ def test_one_batch_is_learnt_to_nearly_zero_loss_by_both_halves() -> None:
     batch = batch_of([16] * 6).tensors()
     batch["put_in"] = torch.randint(5, TINY.vocab_size, batch["masked_labels"].shape)
     still = replace(TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    model = BertForReplacedTokens(still, 0.5)
+    model = ForReplacedTokens(still, 0.5)
     config = OptimizerConfig(learning_rate=0.005)
     rows: list[dict[str, float]] = []
     train(
@@ -250,6 +255,26 @@ def test_the_folder_is_the_encoder_and_opens_with_equal_states(run: Path, toy_co
             assert torch.equal(ours.model(*parts), trained.encoder(*parts))
 
 
+def test_a_modern_encoder_opens_with_equal_states_and_is_fine_tuned(
+    tmp_path: Path, toy_corpus: Path
+) -> None:
+    run = tmp_path / "run"
+    pretrain([str(toy_corpus)], run, settings_of("modern"))
+    ours = load_model(run / "model")
+    assert isinstance(ours.model, ModernBert) and ours.model.pooler is None
+    theirs = transformers.AutoModel.from_pretrained(run / "model").eval()
+    assert type(theirs) is transformers.ModernBertModel
+    batch = pack_texts([frame([7, 9, 8, 12, 6], None, ours.tokenizer.vocabulary, max_length=20)])
+    parts = (batch.piece_ids, batch.segment_ids, batch.position_ids, batch.sequence_starts)
+    with torch.no_grad():
+        expected = theirs(batch.piece_ids[None]).last_hidden_state[0]
+        torch.testing.assert_close(ours.model(*parts), expected, atol=1e-5, rtol=1e-5)
+    train = write_rows(tmp_path / "train.csv", opinions(60, 0))
+    config = replace(SHORT, epochs=1, train_anyway=True)
+    finetune("classify", train, run / "model", tmp_path / "tuned", config, FAST)
+    assert load(tmp_path / "tuned/model").predict(["the cat"])
+
+
 def test_checkpoints_hold_generator_and_detection(run: Path) -> None:
     held = load_file(run / f"checkpoints/step-{STEPS:08d}/model.safetensors")
     kept = load_file(run / "model/model.safetensors")
@@ -280,6 +305,7 @@ def test_what_is_not_in_the_folder_is_said(run: Path, tmp_path: Path) -> None:
 def test_new_weights_pass_and_are_left_alone(is_directed: bool) -> None:
     model = a_model().train()
     if is_directed:
+        assert isinstance(model.encoder, Bert)
         begin_directed(model.encoder)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -309,7 +335,7 @@ def test_the_detection_of_new_weights_is_within_its_margin(hidden_size: int) -> 
     expected, margin = detection_loss_of_new_weights(config)
     for seed in range(10):
         torch.manual_seed(seed)
-        model = BertForReplacedTokens(config, 0.5).eval()
+        model = ForReplacedTokens(config, 0.5).eval()
         with torch.no_grad():
             found = float(model(**batch)["rtd_loss"]) / len(batch["piece_ids"])
         assert abs(found - expected) < margin / 2
@@ -347,7 +373,7 @@ def test_sequences_that_a_generator_sees_together_are_refused() -> None:
         check_packing(model, few)
 
 
-class Averaging(BertForReplacedTokens):
+class Averaging(ForReplacedTokens):
     """Returns the mean of the detection's loss where a sum is asked for."""
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
@@ -382,7 +408,8 @@ def test_settings_are_flags(
     assert held["generator.project.weight"].shape == (16, 32)
 
 
-def test_several_ranks_are_refused() -> None:
-    check_settings(settings_of(), None, Place(0, 1))
-    with pytest.raises(ConfigError, match="'rtd' and torchrun has started 2 ranks, .* or give"):
-        check_settings(settings_of(), None, Place(0, 2))
+def test_a_sharded_model_is_refused() -> None:
+    check_settings(settings_of(), None, Place(0, 2))
+    sharded = replace(settings_of(), ranks=RanksConfig(shard_model=True))
+    with pytest.raises(ConfigError, match="'rtd' with shard_model, .* give --no-shard-model, or"):
+        check_settings(sharded, None, Place(0, 2))

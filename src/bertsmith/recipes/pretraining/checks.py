@@ -23,7 +23,7 @@ from torch import Tensor
 from bertsmith.config import EncoderConfig, ExamplesConfig
 from bertsmith.data.packing import PackedBatch
 from bertsmith.errors import DataError, SelfCheckError
-from bertsmith.model.electra import BertForReplacedTokens
+from bertsmith.model.electra import ForReplacedTokens
 from bertsmith.model.kinds import PretrainingModel
 from bertsmith.recipes.pretraining.alarms import piece_loss
 from bertsmith.train.loop import accumulate, evaluate
@@ -133,7 +133,7 @@ def check_loss(model: PretrainingModel, few: Sequence[PackedBatch]) -> dict[str,
 
 
 def _check_detection(model: PretrainingModel, figures: Mapping[str, float]) -> dict[str, float]:
-    if not isinstance(model, BertForReplacedTokens):
+    if not isinstance(model, ForReplacedTokens):
         return {}
     found, (expected, margin) = figures["rtd_loss"], detection_loss_of_new_weights(model.config)
     if not abs(found - expected) <= margin:
@@ -292,7 +292,7 @@ def _states(model: PretrainingModel, batch: PackedBatch) -> list[Tensor]:
     """
     parts = (batch.piece_ids, batch.segment_ids, batch.position_ids, batch.sequence_starts)
     states = [model.encoder(*parts)]  # [T, H]
-    if isinstance(model, BertForReplacedTokens):
+    if isinstance(model, ForReplacedTokens):
         names = ("piece_ids", "segment_ids", "position_ids", "sequence_starts")
         read = dict(zip(names, parts, strict=True))
         states.append(model.generator(model.encoder, read, batch.masked_positions))  # [M, H]
@@ -301,7 +301,7 @@ def _states(model: PretrainingModel, batch: PackedBatch) -> list[Tensor]:
 
 def _put_in(model: PretrainingModel, batch: PackedBatch) -> dict[str, Tensor]:
     """Returns what a generator draws for a batch, as an argument of `forward`; else nothing."""
-    if not isinstance(model, BertForReplacedTokens):
+    if not isinstance(model, ForReplacedTokens):
         return {}
     assert batch.masked_positions is not None
     with torch.no_grad():

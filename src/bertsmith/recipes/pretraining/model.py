@@ -15,7 +15,7 @@ from bertsmith.data.mixture import Mixture
 from bertsmith.data.shards import Corpus
 from bertsmith.folder import load_encoder, load_model
 from bertsmith.model.bert import Bert, begin_directed
-from bertsmith.model.electra import BertForReplacedTokens
+from bertsmith.model.electra import ForReplacedTokens
 from bertsmith.model.kinds import PretrainingModel, begin_silent, pretraining_model_of
 from bertsmith.progress import ProgressLine
 from bertsmith.recipes.pretraining.out_of_memory import refuse_too_large
@@ -81,18 +81,17 @@ def _drawn(config: EncoderConfig, settings: PretrainSettings) -> PretrainingMode
     torch.manual_seed(settings.run.seed)
     model: PretrainingModel
     if settings.examples.objective == "rtd":
-        assert isinstance(config, BertConfig), "settings are refused where both are given"
-        model = BertForReplacedTokens(config, settings.examples.generator_share)
+        model = ForReplacedTokens(config, settings.examples.generator_share)
     else:
         with_pairs = settings.examples.sentence_task != "none"
         model = pretraining_model_of(config, next_sentence=with_pairs)
     if settings.run.initialization == "directed":
         assert isinstance(model.encoder, Bert), "settings are refused where both are given"
         begin_directed(model.encoder)
-        if isinstance(model, BertForReplacedTokens):
+        if isinstance(model, ForReplacedTokens):
             model.generator.begin_directed()
     elif settings.run.initialization == "silent":
         begin_silent(model.encoder)
-        if isinstance(model, BertForReplacedTokens):
+        if isinstance(model, ForReplacedTokens):
             begin_silent(model.generator)
     return model

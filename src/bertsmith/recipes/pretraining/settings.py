@@ -88,21 +88,22 @@ def check_settings(settings: PretrainSettings, vocab: Path | None, place: Place)
 def _refuse_what_modern_lacks(settings: PretrainSettings) -> None:
     examples = settings.examples
     if settings.run.architecture == "modern" and (
-        examples.sentence_task != "none" or examples.objective != "mlm"
+        examples.sentence_task != "none" or examples.objective == "lm"
     ):
         raise ConfigError(
             f"architecture is 'modern' with sentence_task {examples.sentence_task!r} and objective "
-            f"{examples.objective!r}; expected --sentence-task none and --objective mlm: that kind "
-            f"of encoder predicts hidden pieces alone, and --architecture bert is for the rest"
+            f"{examples.objective!r}; expected --sentence-task none and --objective mlm or rtd: "
+            f"that kind of encoder reads in both directions and judges no pairs, and "
+            f"--architecture bert is for the rest"
         )
 
 
 def _check_ranks(place: Place, settings: PretrainSettings) -> None:
-    if place.count > 1 and settings.examples.objective == "rtd":
+    if settings.ranks.shard_model and settings.examples.objective == "rtd":
         raise ConfigError(
-            f"objective is 'rtd' and torchrun has started {place.count} ranks, but what the "
-            f"generator puts in is drawn for one rank alone; start one process without torchrun, "
-            f"or give --objective mlm"
+            "objective is 'rtd' with shard_model, but generator and detection read the same "
+            "embeddings, which a rank would hold parts of; give --no-shard-model, or "
+            "--objective mlm"
         )
     if settings.ranks.shard_model and place.count == 1:
         raise ConfigError(
