@@ -131,6 +131,15 @@ def test_a_kind_of_tag_that_training_lacks_is_an_error(tmp_path: Path) -> None:
     )
 
 
+def test_sentences_that_nothing_parts_are_told(tmp_path: Path) -> None:
+    train = tmp_path / "train.txt"
+    train.write_text("ann B-PER\n\n" + "ann B-PER\ngoes O\n" * 600)
+    assert (
+        "train.txt:3: a sentence of 1,200 words: are they several that nothing parts?; put a "
+        "blank line between sentences"
+    ) in findings(doctor(train, "tag"), "warning")
+
+
 def test_lengths_are_those_of_the_whole_texts(tmp_path: Path) -> None:
     encoder = write_encoder(tmp_path / "encoder")
     rows = [(f"{'film ' * length}one", LABELS[length % 2]) for length in range(1, 41)]

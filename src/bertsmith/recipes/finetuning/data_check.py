@@ -13,7 +13,7 @@ import numpy as np
 
 from bertsmith.errors import DataError
 from bertsmith.recipes.finetuning.rows import LabelledData, Rows
-from bertsmith.recipes.finetuning.rows_seen import Lengths, Seen
+from bertsmith.recipes.finetuning.rows_seen import COUNTED, Lengths, Seen
 from bertsmith.recipes.finetuning.views import EYES
 
 Severity = Literal["error", "warning", "note"]
@@ -24,6 +24,7 @@ FEWEST_OF_A_LABEL = 2  # with fewer, a split leaves none to learn from, or none 
 FEW_ROWS = 20  # to learn from; fewer hardly tell a model from chance
 MANY_LABELS, FEW_OF_EACH = 100, 20  # labels, and rows for each of them: are they classes at all?
 GREATEST_IMBALANCE = 100  # rows of the most frequent label for one of the rarest
+MOST_WORDS = 1000  # of a sentence; more are several that nothing parts
 MUCH_CUT = 0.05  # share of rows that lose their end
 MANY_TWICE = 0.05  # share of rows whose text an earlier row has
 MANY_UNKNOWN = 0.05  # share of pieces that are [UNK]
@@ -103,6 +104,7 @@ def find(train: Seen, dev: Seen | None, *, dev_is_a_file: bool = True) -> list[F
         dev_is_a_file: of its own; not so where dev rows were split off.
     """
     found = [*_rows(train), *_few(train), *_labels(train), *_doubles(train), *_encoding(train)]
+    found += _sentences(train)
     if dev is not None:
         if dev_is_a_file:
             found += [*_rows(dev), *_encoding(dev)]
@@ -239,6 +241,16 @@ def _labels(seen: Seen) -> Iterable[Finding]:
             f"saying the first everywhere is right for {many / len(seen):.1%} of the rows",
             seen.name,
             "give --class-weights balanced, and look at f1_macro rather than accuracy",
+        )
+
+
+def _sentences(seen: Seen) -> Iterable[Finding]:
+    if seen.counted == COUNTED["tag"] and seen.most_words > MOST_WORDS:
+        yield Finding(
+            "warning",
+            f"a sentence of {seen.most_words:,} words: are they several that nothing parts?",
+            seen.place(seen.longest),
+            "put a blank line between sentences",
         )
 
 

@@ -66,6 +66,7 @@ class Seen:
         self.mojibake = Some()
         self.first_mojibake = ""
         self.replaced = Some()
+        self.most_words, self.longest = 0, 0  # of a row, and which
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -79,6 +80,9 @@ class Seen:
         self._lines.append(int(line) if line.isascii() and line.isdigit() else 0)
         if self.counted:
             self._count_labels(row, where, view)
+        words = sum(len(text.split()) for text in view.texts)
+        if words > self.most_words:
+            self.most_words, self.longest = words, row
         if not all(text.strip() for text in view.texts):
             self.empty.add(row)
         garbled = next(filter(None, map(MOJIBAKE.search, view.texts)), None)
