@@ -193,7 +193,7 @@ def _reason(exit_code: int | None) -> str:
 
 def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
     """Says when it has begun; answers each item with (True, result) or (False, error)."""
-    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # are the parent's to handle
+    for asked in (signal.SIGINT, signal.SIGHUP):  # the terminal's are the parent's to handle
         signal.signal(asked, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     pipe.send(True)
