@@ -27,8 +27,8 @@ def model_folder(source: str | Path, *, say: Say) -> Path:
     """Returns the model folder that a user means, made or fetched first where that must be.
 
     What is there on this disk goes before what the hub has, and is returned as it is; of the folder
-    of a run, the best model, or where none is marked so, the newest. The hub is
-    asked only for what can be a name there and no path here, and `say` is told of it.
+    of a run, the best model, or where none is marked so, the newest. The hub is asked only for what
+    can be a name there and no path here. `say` is told of either.
 
     Raises:
         MissingInputError: nothing here is called so, and the hub has none, gives none or cannot be
