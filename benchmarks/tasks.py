@@ -369,7 +369,9 @@ def show(results: list[dict[str, Any]]) -> None:
             each = [100 * row["score"] for row in found] or [math.nan]
             deviation = statistics.stdev(each) if len(each) > 1 else 0.0
             cells.append(f"{statistics.fmean(each):8.2f} ± {deviation:4.2f}")
-            speeds.append(statistics.median([row["tokens_per_second"] for row in found] or [math.nan]))
+            speeds.append(
+                statistics.median([row["tokens_per_second"] for row in found] or [math.nan])
+            )
         ratio = speeds[0] / speeds[1]
         print(f"{name:12} {SETS[name].metric:9} {cells[0]:>16} {cells[1]:>16} {ratio:15.2f}")
 
