@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from cyclopts import App, CycloptsError
 
-from bertsmith.config import ExamplesConfig, Help, OptimizerConfig
+from bertsmith.config import ColumnsConfig, ExamplesConfig, Help, OptimizerConfig
 from bertsmith.errors import ConfigError
 from bertsmith.flags import Given, add_command
 
@@ -27,13 +27,15 @@ def smith(
         "top": top,
         "examples": given.stage(ExamplesConfig),
         "optimizer": given.stage(OptimizerConfig, learning_rate=0.5),
+        "columns": given.stage(ColumnsConfig),
     }
 
 
 def run(*words: str) -> tuple[dict[str, Any], bool]:
     shown: list[tuple[dict[str, Any], bool]] = []
     app = App(name="t")
-    add_command(app, smith, (ExamplesConfig, OptimizerConfig), lambda *args: shown.append(args))
+    stages = (ExamplesConfig, OptimizerConfig, ColumnsConfig)
+    add_command(app, smith, stages, lambda *args: shown.append(args))
     app(["smith", *words], exit_on_error=False, print_error=False, result_action="return_value")
     return shown[0]
 
@@ -56,6 +58,14 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path)
     assert result["text"] == ["c"]
     assert result["examples"].sequence_length == 16
     assert result["optimizer"].bias_correction is False
+
+
+def test_a_flag_that_says_no_is_taken_back_without_a_second_no(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("no_header = true\n")
+    given = ("a", "--out", "x", "--config", str(path))
+    assert run(*given)[0]["columns"].no_header
+    assert not run(*given, "--header")[0]["columns"].no_header
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,9 @@ def _own_flag(argument: inspect.Parameter, hint: Any) -> inspect.Parameter:
 
 def _setting_flag(name: str, hint: Any, default: Any, group: Group) -> inspect.Parameter:
     kind, text, note = _unpack(hint)
-    return _flag(name, kind, text + _shown(note.default or default), group, alias=note.alias)
+    text += _shown(note.default or default)
+    opposite = f"--{name[3:]}" if name.startswith("no_") else None  # of --no-header: --header
+    return _flag(name, kind, text, group, negative=opposite, alias=note.alias)
 
 
 def _flag(
