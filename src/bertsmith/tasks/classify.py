@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,11 +26,11 @@ from bertsmith.tasks.calibration import (
     expected_calibration_error,
     fit_temperature,
 )
+from bertsmith.tasks.class_scores import ClassScorer
 from bertsmith.tasks.forms import Decisions, Features, Prediction, Source
 from bertsmith.tasks.glue import read_glue
 from bertsmith.tasks.label_names import NUMBER, WHOLE, as_whole, check_kinds, labels_of
 from bertsmith.tasks.labelled import Example, label_of, read_texts
-from bertsmith.tasks.metrics import classification_scores, multi_label_scores
 from bertsmith.tasks.pieces import text_features
 from bertsmith.text.wordpiece import Tokenizer
 
@@ -306,7 +305,7 @@ class Classify:
 
     def scorer(self) -> ClassScorer:
         """Returns a scorer of accuracy, F1 and so on, as in `metrics.py`."""
-        return ClassScorer(self)
+        return ClassScorer(self.labels, self._right, several=self.options.multi_label)
 
     def write(
         self,
@@ -373,51 +372,6 @@ class Classify:
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
         return {label: number for number, label in enumerate(self.labels)}
-
-
-class ClassScorer:
-    """Scores of predicted labels; of each row it keeps a few numbers."""
-
-    def __init__(self, task: Classify) -> None:
-        self._task = task
-        self._wanted = array("i")
-        self._predicted = array("i")
-        self._sure = array("d")  # probability of what was said, or of each of several labels
-        self._came_true = array("b")
-
-    def add(self, example: Example, prediction: Prediction) -> None:
-        """Takes in the prediction of a labelled row."""
-        task = self._task
-        wanted = task.target(example, Features(()))
-        if not task.options.multi_label:
-            self._wanted.append(wanted[0])
-            self._predicted.extend(task.numbers([prediction.answer]))
-            likeliest = max(prediction.probabilities, key=prediction.probabilities.__getitem__)
-            self._sure.append(prediction.probabilities[likeliest])
-            self._came_true.append(task.numbers([likeliest])[0] == wanted[0])
-            return
-        predicted = task.numbers(prediction.answer)
-        for number in range(len(task.labels)):
-            self._wanted.append(number in wanted)
-            self._predicted.append(number in predicted)
-            self._sure.append(prediction.probabilities[task.labels[number]])
-            self._came_true.append(number in wanted)
-
-    def scores(self) -> dict[str, float]:
-        """Returns the usual metrics, see `metrics.py`, and the expected calibration error, `ece`.
-
-        That is of 15 bins; of several labels, of the probability of each.
-        """
-        num_labels = len(self._task.labels)
-        wanted, predicted = (np.array(part) for part in (self._wanted, self._predicted))
-        came_true = np.array(self._came_true, dtype=bool)
-        ece = expected_calibration_error(np.array(self._sure), came_true)
-        if self._task.options.multi_label:
-            shape = -1, num_labels
-            found = multi_label_scores(wanted.reshape(shape), predicted.reshape(shape))
-        else:
-            found = classification_scores(wanted, predicted, num_labels)
-        return found | {"ece": ece}
 
 
 def _told(before: float, after: float) -> dict[str, float]:
