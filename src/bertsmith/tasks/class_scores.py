@@ -39,7 +39,11 @@ class ClassScorer:
         self._came_true = array("b")
 
     def add(self, example: Example, prediction: Prediction) -> None:
-        """Takes in the prediction of a labelled row."""
+        """Takes in the prediction of a labelled row.
+
+        Raises:
+            DataError: the model knows no such label as the row's; the row is named.
+        """
         wanted, shares = self._right(example), prediction.probabilities
         if self._several:
             for label, number in self._numbers.items():
